@@ -65,9 +65,9 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--self-test"]:
         sys.exit(self_test())
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("library", nargs="?", default=ROOT / "build/release/libkeel.a")
+    arguments.add_argument("archive", nargs="?", default=ROOT / "build/release/libkeel.a")
     arguments.add_argument("--at-most", type=float, metavar="KB")
     arguments = arguments.parse_args()
-    found = sizes(subprocess.run(["size", "-A", arguments.library], check=True, capture_output=True, text=True).stdout)
+    found = sizes(subprocess.run(["size", "-A", arguments.archive], check=True, capture_output=True, text=True).stdout)
     print(table(found))
     sys.exit((over(found, arguments.at_most) if arguments.at_most else "") or 0)

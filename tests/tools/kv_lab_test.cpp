@@ -424,8 +424,12 @@ TEST(KvStoredErrors, AreThoseOfTheCodes) {
     profile.pairs = choose_mean_pairs(statistics, 16);
     set_key_means(statistics, &profile);
     set_value_means(statistics, &profile);
-    KvKeyMoments moments(profile, 0, 0);
-    capture_rows(books(), kText, 1, 128, [&](const KvDocumentRows& rows) { moments.add(rows); });
+    KvStatistics weighed;
+    KvKeyMoments moments(weighed, profile, 0, 0);
+    capture_rows(books(), kText, 1, 128, [&](const KvDocumentRows& rows) {
+        weighed.add_weighed(rows, 0, 0);
+        moments.add(rows);
+    });
     set_gains(moments, &profile);
     const std::vector<char> bytes = encode_kv_profile(profile);
     keel_reader reader = make<keel_reader>();
@@ -702,14 +706,14 @@ TEST(KvKeyMoments, CountWhatErrorsDoToOutputs) {
     KvProfile profile;
     profile.pairs = {0};
     profile.key_means = {0, -3};
-    KvKeyMoments moments(profile, 1, 1);
+    KvStatistics weighed;
+    weighed.add_weighed(rows, 1, 1);
+    KvKeyMoments moments(weighed, profile, 1, 1);
     moments.add(rows);
     EXPECT_NEAR(moments.query(0), 4 * ln2 * ln2, 1e-6);
     EXPECT_NEAR(moments.query(1), 25, 1e-5);
     EXPECT_NEAR(moments.key(0), 1, 1e-6);
     EXPECT_NEAR(moments.key(1), 9, 1e-5);
-    KvStatistics weighed;
-    weighed.add_weighed(rows, 1, 1);
     EXPECT_EQ(weighed.key_mean_before(0), 1);
     EXPECT_EQ(weighed.value_mean(0), 4);
     EXPECT_NEAR(weighed.query_energy(1), 25, 1e-5);
@@ -719,18 +723,39 @@ TEST(KvKeyMoments, CountWhatErrorsDoToOutputs) {
     EXPECT_NEAR(powf(profile.gains[0] / profile.gains[1], 4), 1 / (4 * ln2 * ln2) / (9.0f / 25), 1e-4);
     // The mean is turned with its key.
     rows.cos_sin = {1, 0, 0, 1, 1, 0};
-    KvKeyMoments turned(profile, 1, 1);
+    KvKeyMoments turned(weighed, profile, 1, 1);
     turned.add(rows);
     EXPECT_NEAR(turned.key(0), 4, 1e-5);  // (1, 0) - (3, 0)
     EXPECT_NEAR(turned.key(1), 0, 1e-5);
     // A query that does not see it, and one that has it among its recent ones.
     rows.window = {1};
-    KvKeyMoments unseen(profile, 1, 1), recent(profile, 1, 2);
+    KvStatistics of_recent;
+    KvKeyMoments unseen(weighed, profile, 1, 1), recent(of_recent, profile, 1, 2);
     unseen.add(rows);
     rows.window = {0};
+    of_recent.add_weighed(rows, 1, 2);
     recent.add(rows);
     EXPECT_EQ(unseen.key(0), 0);
     EXPECT_EQ(recent.query(1), 0);
+}
+
+// Shares of energy with means that are not those of the statistics.
+TEST(KvStatistics, WhatOtherMeansLeave) {
+    KvDocumentRows rows;
+    rows.shape = {1, 1, 1, 2, 8};
+    rows.tokens = 2;
+    rows.rope_dims = 2;
+    rows.k_before = rows.k_after = rows.v = rows.q_before = rows.q_after = {1, 0, 3, 0};
+    KvStatistics s;
+    s.add(rows);
+    KvProfile profile;
+    EXPECT_EQ(coded_key_share(s, profile, 0), 1);
+    EXPECT_EQ(coded_value_share(s, profile, 0), 1);
+    profile.pairs = {0};
+    profile.key_means = {3, 0};    // leaves -2 and 0
+    profile.value_means = {1, 1};  // 0 and 2; -1 twice
+    EXPECT_DOUBLE_EQ(coded_key_share(s, profile, 0), 4.0 / 10);
+    EXPECT_DOUBLE_EQ(coded_value_share(s, profile, 0), 6.0 / 10);
 }
 
 TEST(KvText, DocumentsOfOneTitleAreOneSource) {

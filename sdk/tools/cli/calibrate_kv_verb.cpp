@@ -250,11 +250,12 @@ void calibrate_kv(Options o, const Console& console) {
 
     // 1
     const uint32_t sinks = sinks_of_coded_rows(o.engine.sinks);
+    const bool means = !o.no_key_means || !o.no_value_means;
     KvStatistics statistics, weighed;
     capture_rows(o.engine, o.text.file, o.text.documents, tokens_within(o.text, context),
                  [&](const KvDocumentRows& rows) {
                      statistics.add(rows, sinks);
-                     weighed.add_weighed(rows, sinks, o.engine.recent);
+                     if (means || o.gains != "off") weighed.add_weighed(rows, sinks, o.engine.recent);
                  });
     const keel_model_info& info = file.info;
     KvProfile profile;
@@ -292,8 +293,8 @@ void calibrate_kv(Options o, const Console& console) {
     };
     set_all(&profile, formats[formats.size() / 2]);
     KvProfile other = profile;
-    set_means(weighed, &other);
-    if ((!o.no_key_means || !o.no_value_means) && better("means weighed by attention", other, profile)) profile = other;
+    if (means) set_means(weighed, &other);
+    if (means && better("means weighed by attention", other, profile)) profile = other;
     other = profile;
     for (KvLayerFormats& f : other.formats) f.k_scale = KvScaleMode::kUnbiased;
     if (o.k_scale == "unbiased" || (o.k_scale == "auto" && has_scale_mode(formats[formats.size() / 2]) &&
@@ -301,7 +302,7 @@ void calibrate_kv(Options o, const Console& console) {
         profile = other;
     other = profile;
     if (o.gains != "off") {
-        KvKeyMoments moments(profile, sinks, o.engine.recent);
+        KvKeyMoments moments(weighed, profile, sinks, o.engine.recent);
         capture_rows(o.engine, o.text.file, o.text.documents, tokens_within(o.text, context),
                      [&](const KvDocumentRows& rows) { moments.add(rows); });
         set_gains(moments, &other);

@@ -11,10 +11,16 @@ namespace {
 
 constexpr double kLargestGain = 8;
 
-// Mean square of element i after what the profile removes.
-double coded_key_energy(const KvStatistics& s, const KvProfile& profile, size_t i) {
-    const double mean = profile.key_means.empty() ? 0 : static_cast<double>(profile.key_means[i]);
-    return std::max(0.0, s.key_energy(i) - mean * mean);
+// Which elements of a head are of the profile's pairs.
+std::vector<bool> listed_elements(const KvStatistics& s, const KvProfile& profile) {
+    std::vector<bool> listed(s.shape().head_dim);
+    for (const uint32_t p : profile.pairs) listed[s.pair(p).first] = listed[s.pair(p).second] = true;
+    return listed;
+}
+
+// What the mean of squares grows by when `removed` is taken from what has the mean `mean`.
+double energy_without(double removed, double mean) {
+    return removed * (removed - 2 * mean);
 }
 
 }  // namespace
@@ -155,8 +161,7 @@ std::vector<uint32_t> choose_mean_pairs(const KvStatistics& s, uint32_t count) {
 }
 
 void set_key_means(const KvStatistics& s, KvProfile* profile) {
-    std::vector<bool> listed(s.shape().head_dim);
-    for (const uint32_t p : profile->pairs) listed[s.pair(p).first] = listed[s.pair(p).second] = true;
+    const std::vector<bool> listed = listed_elements(s, *profile);
     profile->key_means.resize(size_t{s.shape().layers} * s.shape().kv_heads * s.shape().head_dim);
     for (size_t i = 0; i < profile->key_means.size(); ++i)
         profile->key_means[i] =
@@ -170,35 +175,24 @@ void set_value_means(const KvStatistics& s, KvProfile* profile) {
 }
 
 void KvKeyMoments::add(const KvDocumentRows& rows) {
-    shape_ = rows.shape;
-    for (std::vector<double>* sums : {&key_, &query_})
-        sums->resize(size_t{shape_.layers} * shape_.kv_heads * shape_.head_dim);
-    for (uint32_t layer = 0; layer < shape_.layers; ++layer)
-        for (uint32_t head = 0; head < shape_.kv_heads; ++head) add_head(rows, layer, head);
-}
-
-void KvKeyMoments::add_head(const KvDocumentRows& rows, uint32_t layer, uint32_t kv_head) {
-    const uint32_t dim = shape_.head_dim, group = shape_.group();
-    const size_t at = (size_t{layer} * shape_.kv_heads + kv_head) * dim;
-    const KvErrorWeights weights = kv_error_weights(rows, layer, kv_head, sinks_, recent_);
+    const uint32_t dim = shape().head_dim;
+    const std::vector<bool> listed = listed_elements(weighed_, profile_);
+    key_.resize(size_t{shape().layers} * shape().kv_heads * dim);
     std::vector<float> mean(dim), coded(dim);
-    std::vector<bool> listed(dim);
-    for (const uint32_t pair : profile_.pairs)
-        listed[rows.neox ? pair : 2 * pair] = listed[rows.neox ? pair + rows.rope_dims / 2 : 2 * pair + 1] = true;
-    for (uint32_t t = 0; t < rows.tokens; ++t) {
-        for (uint32_t g = 0; g < group; ++g) {
-            const float* q = &rows.q_after[rows.q_row(layer, t, kv_head * group + g)];
-            const double w = weights.query[size_t{t} * group + g];
-            for (uint32_t i = 0; i < dim; ++i) query_[at + i] += w * static_cast<double>(q[i]) * q[i];
+    for (uint32_t layer = 0; layer < shape().layers; ++layer)
+        for (uint32_t head = 0; head < shape().kv_heads; ++head) {
+            const std::vector<double> weight = kv_error_weights(rows, layer, head, sinks_, recent_).key;
+            const size_t at = weighed_.at(layer, head);
+            for (uint32_t t = 0; t < rows.tokens; ++t) {
+                std::copy_n(&rows.k_after[rows.kv_row(layer, t, head)], dim, coded.begin());
+                if (!profile_.key_means.empty()) {
+                    for (uint32_t i = 0; i < dim; ++i) mean[i] = listed[i] ? profile_.key_means[at + i] : 0;
+                    apply_rope(mean.data(), rows.rope_dims, rows.neox, &rows.cos_sin[rows.rope_row(layer, t)]);
+                    for (uint32_t i = 0; i < dim; ++i) coded[i] -= listed[i] ? mean[i] : profile_.key_means[at + i];
+                }
+                for (uint32_t i = 0; i < dim; ++i) key_[at + i] += weight[t] * static_cast<double>(coded[i]) * coded[i];
+            }
         }
-        std::copy_n(&rows.k_after[rows.kv_row(layer, t, kv_head)], dim, coded.begin());
-        if (!profile_.key_means.empty()) {
-            for (uint32_t i = 0; i < dim; ++i) mean[i] = listed[i] ? profile_.key_means[at + i] : 0;
-            apply_rope(mean.data(), rows.rope_dims, rows.neox, &rows.cos_sin[rows.rope_row(layer, t)]);
-            for (uint32_t i = 0; i < dim; ++i) coded[i] -= listed[i] ? mean[i] : profile_.key_means[at + i];
-        }
-        for (uint32_t i = 0; i < dim; ++i) key_[at + i] += weights.key[t] * static_cast<double>(coded[i]) * coded[i];
-    }
 }
 
 void set_gains(const KvKeyMoments& m, KvProfile* profile) {
@@ -220,23 +214,27 @@ void set_gains(const KvKeyMoments& m, KvProfile* profile) {
     }
 }
 
+// Of pairs that are listed only the sums of both elements are meant: rotation mixes them.
 double coded_key_share(const KvStatistics& s, const KvProfile& profile, uint32_t layer) {
-    double coded = 0, all = 0;
+    const std::vector<bool> listed = listed_elements(s, profile);
+    double removed = 0, all = 0;
     for (size_t i = s.at(layer, 0); i < s.at(layer + 1, 0); ++i) {
-        coded += coded_key_energy(s, profile, i);
         all += s.key_energy(i);
+        if (!profile.key_means.empty())
+            removed += energy_without(static_cast<double>(profile.key_means[i]),
+                                      listed[i % s.shape().head_dim] ? s.key_mean_before(i) : s.key_mean_after(i));
     }
-    return all > 0 ? coded / all : 1;
+    return all > 0 ? std::max(0.0, 1 + removed / all) : 1;
 }
 
 double coded_value_share(const KvStatistics& s, const KvProfile& profile, uint32_t layer) {
-    double coded = 0, all = 0;
+    double removed = 0, all = 0;
     for (size_t i = s.at(layer, 0); i < s.at(layer + 1, 0); ++i) {
-        const double mean = profile.value_means.empty() ? 0 : static_cast<double>(profile.value_means[i]);
-        coded += std::max(0.0, s.value_energy(i) - mean * mean);
         all += s.value_energy(i);
+        if (!profile.value_means.empty())
+            removed += energy_without(static_cast<double>(profile.value_means[i]), s.value_mean(i));
     }
-    return all > 0 ? coded / all : 1;
+    return all > 0 ? std::max(0.0, 1 + removed / all) : 1;
 }
 
 }  // namespace keel::tools

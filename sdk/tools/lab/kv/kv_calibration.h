@@ -67,30 +67,30 @@ std::vector<uint32_t> choose_mean_pairs(const KvStatistics& statistics, uint32_t
 void set_key_means(const KvStatistics& statistics, KvProfile* profile);
 void set_value_means(const KvStatistics& statistics, KvProfile* profile);
 
-// Squares of the elements of queries and of what is coded of keys, which is keys less the means of `profile`: sums in
-// which they weigh as errors of keys do. Arrays as those of KvStatistics.
+// Squares of the elements of queries and of what is coded of keys, which is keys less the means of `profile`: as they
+// weigh as errors of keys, up to a factor for each head. Arrays as those of KvStatistics.
 class KvKeyMoments {
   public:
-    KvKeyMoments(const KvProfile& profile, uint32_t sinks, uint32_t recent)
-        : profile_(profile), sinks_(sinks), recent_(recent) {}
+    // weighed: of all documents, those that are added here among them.
+    KvKeyMoments(const KvStatistics& weighed, const KvProfile& profile, uint32_t sinks, uint32_t recent)
+        : weighed_(weighed), profile_(profile), sinks_(sinks), recent_(recent) {}
     void add(const KvDocumentRows& rows);
     double key(size_t i) const { return key_[i]; }
-    double query(size_t i) const { return query_[i]; }
-    const KvShape& shape() const { return shape_; }
+    double query(size_t i) const { return weighed_.query_energy(i); }
+    const KvShape& shape() const { return weighed_.shape(); }
 
   private:
-    void add_head(const KvDocumentRows& rows, uint32_t layer, uint32_t kv_head);
-
+    const KvStatistics& weighed_;
     const KvProfile& profile_;
     uint32_t sinks_, recent_;
-    KvShape shape_;
-    std::vector<double> key_, query_;
+    std::vector<double> key_;
 };
 // gain^4 of an element = its moment of keys / that of queries, the geometric mean of a head's gains being 1: the least
 // error of outputs when that of a row is spread evenly over its elements. Within 1/8 .. 8.
 void set_gains(const KvKeyMoments& moments, KvProfile* profile);
 
-// Energy of what is coded over the energy of the rows themselves, of one layer: 1 where no mean is removed.
+// Energy of what is coded over the energy of the rows themselves, of one layer: 1 where no mean is removed. Means
+// may be others than those of the statistics.
 double coded_key_share(const KvStatistics& statistics, const KvProfile& profile, uint32_t layer);
 double coded_value_share(const KvStatistics& statistics, const KvProfile& profile, uint32_t layer);
 
