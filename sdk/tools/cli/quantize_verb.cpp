@@ -11,6 +11,7 @@
 #ifdef KEEL_HAVE_CALIBRATION
 #include "sdk/tools/common/text_documents.h"
 #include "sdk/tools/lab/quantize/calibration.h"
+#include "sdk/tools/lab/quantize/distillation.h"
 #include "sdk/tools/lab/quantize/type_solver.h"
 #endif
 
@@ -25,6 +26,8 @@ struct Options {
     uint32_t documents = 0, tokens = 512, sweeps = 2;
     double damping = 0.01;
     bool own_order = false;
+    uint32_t distill_steps = 0, last_steps = 60, distill_texts = 4;
+    double distill_rate = 0.004;
     std::string tune, bytes;  // of solved types
     uint32_t tune_documents = 4, tune_tokens = 256;
     double bits = 0, loss = 0;
@@ -177,7 +180,8 @@ double solve(const Options& o, const Console& console, const std::vector<bool>& 
 }
 
 // Codes of the request's matrices calibrated on the text of the options, and what the file says of it.
-std::vector<OutputErrors> calibrate(const Options& o, const Console& console, QuantizeRequest* request) {
+std::vector<OutputErrors> calibrate(const Options& o, const Console& console, QuantizeRequest* request,
+                                    double* divergence) {
 #ifdef KEEL_HAVE_CALIBRATION
     EngineOptions engine;
     engine.model = o.in;
@@ -188,16 +192,28 @@ std::vector<OutputErrors> calibrate(const Options& o, const Console& console, Qu
     options.gptq = {o.damping, !o.own_order, o.sweeps, request->threads};
     uint64_t hash = 0;
     ProgressBar bar(console, "calibrating");
-    const auto matrices = std::make_shared<std::vector<CalibratedMatrix>>(calibrate_matrices(
-        engine, *request, options, o.out + ".calibrated",
-        [&](const std::string& what, uint64_t done, uint64_t total) { bar.update(done, total, what); }, &hash));
+    const CalibrationProgress show = [&](const std::string& what, uint64_t done, uint64_t total) {
+        bar.update(done, total, what);
+    };
+    std::vector<CalibratedMatrix> codes;
+    if (o.distill_steps) {
+        DistilledModel model = distill_matrices(engine, *request, options,
+                                                {o.distill_steps, o.last_steps, o.distill_texts, o.distill_rate},
+                                                o.out + ".calibrated", show, &hash);
+        codes = std::move(model.matrices);
+        request->changed = std::move(model.vectors);
+        *divergence = model.divergence;
+    } else {
+        codes = calibrate_matrices(engine, *request, options, o.out + ".calibrated", show, &hash);
+    }
+    const auto matrices = std::make_shared<std::vector<CalibratedMatrix>>(std::move(codes));
     request->quantize = [matrices](size_t matrix) { return (*matrices)[matrix].bytes; };
     request->notes.push_back({"calibration_text", strf("%016llx", static_cast<unsigned long long>(hash))});
     std::vector<OutputErrors> errors;
     for (const CalibratedMatrix& m : *matrices) errors.push_back({m.nearest_error, m.error});
     return errors;
 #else
-    (void)console, (void)request;
+    (void)console, (void)request, (void)divergence;
     throw ToolError(kExitUsage,
                     "this keel was built without Eigen (libeigen3-dev), which --calibrate " + o.text + " needs");
 #endif
@@ -222,10 +238,13 @@ int quantize(const Options& o, const Console& console) try {
             o, console, rules ? rules->undecided(request.matrices) : std::vector<bool>(request.matrices.size(), true),
             &request);
     std::vector<OutputErrors> errors;
+    double divergence = 0;  // of the distilled model
     if (!o.text.empty() && !o.dry_run) {
         request.notes[1].second = strf("GPTQ, damping %g, %s, %u sweeps", o.damping,
                                        o.own_order ? "columns in order" : "activation order", o.sweeps);
-        errors = calibrate(o, console, &request);
+        if (o.distill_steps)
+            request.notes[1].second += strf(", %u steps of distillation at %g a site", o.distill_steps, o.distill_rate);
+        errors = calibrate(o, console, &request, &divergence);
     }
     if (o.row_step > 0) use_row_steps(source, o.row_step, &request);
     if (o.row_step > 0 || o.fits_steps()) request.notes[1].second = "Q8_0 with one scale for each row";
@@ -261,12 +280,14 @@ int quantize(const Options& o, const Console& console) try {
     if (console.json) {
         Json report = report_json(o, source, tensors, errors);
         if (o.solves()) report["predicted_kl"] = predicted_loss;
+        if (o.distill_steps) report["distilled_kl"] = divergence;
         if (step > 0) report["row_step"] = step;
         if (packed) report["budget"] = {{"bytes", budget.bytes}, {"code_bytes", budget.code}, {"pack_bytes", packed}};
         print_json(report);
     } else {
         print_report(o, source, tensors, errors);
         if (o.solves()) printf("predicted KL   %.6f nats per token, with nearest codes\n", predicted_loss);
+        if (o.distill_steps) printf("distilled KL   %.6f nats per token, on the calibration text\n", divergence);
         if (step > 0) printf("grid           %.5f standard deviations of a row to a step\n", step);
         if (packed) printf("budget         %s, packed with --codec rans\n", budget_text(budget, packed).c_str());
     }
@@ -300,13 +321,23 @@ void add_quantize_verb(Verb app, Console& console) {
                         "a text, or .jsonl with a field \"text\" per line: codes are chosen so that the outputs on it "
                         "stay what they are (GPTQ). Work done is kept in OUT.calibrated until OUT is there");
     const auto calibration = [&](const char* name, auto& value, const char* what) {
-        verb.add_option(name, value, what).capture_default_str().needs(text).group("Calibration");
+        return verb.add_option(name, value, what).capture_default_str().needs(text).group("Calibration");
     };
     calibration("--calibration-documents", o->documents, "the first N documents of it; 0: all");
     calibration("--calibration-tokens", o->tokens, "tokens of each");
     calibration("--calibration-memory", o->memory, "for second moments: decides how often the text is read");
     calibration("--damping", o->damping, "part of the mean second moment that is added to each");
     calibration("--sweeps", o->sweeps, "rounds over all columns afterwards");
+    const VerbOption steps =
+        calibration("--distill", o->distill_steps,
+                    "steps of training after each site of a layer: what has no codes yet learns to predict what the "
+                    "source predicts, and vectors in F32 with it. Takes memory for four times all weights in F32");
+    const auto distillation = [&](const char* name, auto& value, const char* what) {
+        verb.add_option(name, value, what).capture_default_str().needs(steps).group("Calibration");
+    };
+    distillation("--distill-last", o->last_steps, "steps of vectors alone, behind all codes");
+    distillation("--distill-texts", o->distill_texts, "windows of at most 512 tokens of a step");
+    distillation("--distill-rate", o->distill_rate, "of a step, as a part of a tensor's root mean square");
     verb.add_flag("--own-order", o->own_order, "columns in their own order, not by activation")
         .needs(text)
         .group("Calibration");

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <optional>
 
 #include "sdk/core/hash.h"
 #include "sdk/tools/lab/quantize/activation_tap.h"
@@ -15,51 +14,6 @@
 
 namespace keel::tools {
 namespace {
-
-// What a matrix multiplies: a site of its layer, the head's input, or nothing.
-constexpr uint32_t kHeadInput = kWprojGroups, kNoInput = UINT32_MAX;
-uint32_t input_of(TensorSlot slot, bool tied) {
-    switch (slot) {
-        case kAttnQ:
-        case kAttnK:
-        case kAttnV:
-        case kAttnQkv:
-            return KEEL_LAB_ATTN_IN;
-        case kAttnOutput:
-            return KEEL_LAB_ATTN_OUT;
-        case kFfnGate:
-        case kFfnUp:
-        case kFfnGateUp:
-            return KEEL_LAB_FFN_IN;
-        case kFfnDown:
-            return KEEL_LAB_FFN_HIDDEN;
-        case kTokenEmbedding:
-            return tied ? kHeadInput : kNoInput;
-        case kOutput:
-            return kHeadInput;
-        default:
-            return kNoInput;
-    }
-}
-
-// Sum of x x^T over rows.
-class Moment {
-  public:
-    explicit Moment(uint32_t columns) : sum_(Eigen::MatrixXd::Zero(columns, columns)) {}
-    void add(std::span<const float> rows) {
-        using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-        const Eigen::Index n = sum_.rows();
-        const Eigen::Map<const Rows> x(rows.data(), static_cast<Eigen::Index>(rows.size()) / n, n);
-        const Eigen::MatrixXf product = x.transpose() * x;
-        sum_ += product.cast<double>();
-        rows_ += static_cast<uint64_t>(x.rows());
-    }
-    Eigen::MatrixXd mean() const { return sum_ / static_cast<double>(std::max<uint64_t>(rows_, 1)); }
-
-  private:
-    Eigen::MatrixXd sum_;
-    uint64_t rows_ = 0;
-};
 
 // Finished matrices, one record after the other: key, matrix, bytes, errors, data, hash of all that. A record that is
 // not whole, or of another key, ends the file.
@@ -115,30 +69,67 @@ class WorkFile {
     uint64_t key_, kept_ = 0;
 };
 
-// factor: of a trellis type that of the moment in the order of coding.
-CalibratedMatrix calibrated(const GptqFactor& factor, const ModelFile& file, const ModelMatrix& m, uint32_t type,
-                            uint32_t threads) {
-    const std::vector<float> values = matrix_values(file, m);
+}  // namespace
+
+uint32_t input_of(TensorSlot slot, bool tied) {
+    switch (slot) {
+        case kAttnQ:
+        case kAttnK:
+        case kAttnV:
+        case kAttnQkv:
+            return KEEL_LAB_ATTN_IN;
+        case kAttnOutput:
+            return KEEL_LAB_ATTN_OUT;
+        case kFfnGate:
+        case kFfnUp:
+        case kFfnGateUp:
+            return KEEL_LAB_FFN_IN;
+        case kFfnDown:
+            return KEEL_LAB_FFN_HIDDEN;
+        case kTokenEmbedding:
+            return tied ? kHeadInput : kNoInput;
+        case kOutput:
+            return kHeadInput;
+        default:
+            return kNoInput;
+    }
+}
+
+void SecondMoment::add(std::span<const float> rows) {
+    using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+    const Eigen::Index n = sum_.rows();
+    const Eigen::Map<const Rows> x(rows.data(), static_cast<Eigen::Index>(rows.size()) / n, n);
+    const Eigen::MatrixXf product = x.transpose() * x;
+    sum_ += product.cast<double>();
+    rows_ += static_cast<uint64_t>(x.rows());
+}
+
+CalibratedMatrix SiteCoder::code(uint32_t type, std::span<const float> values, uint64_t columns) {
     const bool trellis = kernels::is_trellis(type);
+    std::optional<GptqFactor>& factor = trellis ? coding_order_ : plain_;
+    if (!factor) {
+        GptqOptions options = options_;
+        options.activation_order &= !trellis;
+        factor.emplace(trellis ? moment_in_coding_order(moment_) : moment_, options);
+    }
     const auto loss_of = [&](std::vector<float> x) {
-        if (trellis) to_coding_order(x, m.columns);
-        return factor.loss(x);
+        if (trellis) to_coding_order(x, columns);
+        return factor->loss(x);
     };
-    const double all = loss_of(values);
+    const double all = loss_of({values.begin(), values.end()});
     const auto error_of = [&](const std::vector<uint8_t>& bytes) {
-        std::vector<float> error = decode_rows(type, bytes, m.columns);
+        std::vector<float> error = decode_rows(type, bytes, columns);
         for (size_t i = 0; i < error.size(); ++i) error[i] -= values[i];
         return all > 0 ? loss_of(std::move(error)) / all : 0;
     };
-    const std::vector<uint8_t> nearest = quantize_matrix(type, values, m.columns, threads);
-    CalibratedMatrix out = {trellis ? quantize_trellis(factor, type, values, threads) : factor.quantize(type, values),
-                            error_of(nearest), 0};
+    std::vector<uint8_t> nearest = quantize_matrix(type, values, columns, options_.threads);
+    CalibratedMatrix out = {
+        trellis ? quantize_trellis(*factor, type, values, options_.threads) : factor->quantize(type, values),
+        error_of(nearest), 0};
     out.error = error_of(out.bytes);
-    if (out.error > out.nearest_error) out = {nearest, out.nearest_error, out.nearest_error};
+    if (out.error > out.nearest_error) out = {std::move(nearest), out.nearest_error, out.nearest_error};
     return out;
 }
-
-}  // namespace
 
 std::vector<CalibratedMatrix> calibrate_matrices(const EngineOptions& options, const QuantizeRequest& request,
                                                  const CalibrationOptions& calibration, const std::string& work_file,
@@ -178,21 +169,14 @@ std::vector<CalibratedMatrix> calibrate_matrices(const EngineOptions& options, c
     const uint32_t at_once =
         static_cast<uint32_t>(std::clamp<uint64_t>(calibration.moment_bytes / block_bytes, 1, blocks));
     const uint64_t total = uint64_t{blocks} * (documents.size() + 4);
-    const auto finish = [&](const Moment& moment, uint32_t block, uint32_t input, uint64_t done) {
-        std::optional<GptqFactor> plain, coding_order;
+    const auto finish = [&](const SecondMoment& moment, uint32_t block, uint32_t input, uint64_t done) {
+        SiteCoder coder(moment, calibration.gptq);
         for (size_t i = 0; i < request.matrices.size(); ++i) {
             const ModelMatrix& m = request.matrices[i];
             if (!wanted(i) || input_of(m.slot, spec.tied) != input || (input != kHeadInput && m.layer != block))
                 continue;
             progress(m.name, done, total);
-            const bool trellis = kernels::is_trellis(request.types[i]);
-            std::optional<GptqFactor>& factor = trellis ? coding_order : plain;
-            if (!factor) {
-                GptqOptions options_of = calibration.gptq;
-                options_of.activation_order &= !trellis;
-                factor.emplace(trellis ? moment_in_coding_order(moment.mean()) : moment.mean(), options_of);
-            }
-            out[i] = calibrated(*factor, file, m, request.types[i], request.threads);
+            out[i] = coder.code(request.types[i], matrix_values(file, m), m.columns);
             work.append(i, out[i]);
         }
     };
@@ -208,9 +192,9 @@ std::vector<CalibratedMatrix> calibrate_matrices(const EngineOptions& options, c
                 any = any || (m.layer >= first && m.layer < first + count);
         }
         if (!any && !head) continue;
-        std::vector<Moment> moments;
+        std::vector<SecondMoment> moments;
         for (uint32_t i = 0; i < count * kWprojGroups; ++i) moments.emplace_back(columns[i % kWprojGroups]);
-        Moment head_moment(head ? spec.embedding : 1);
+        SecondMoment head_moment(head ? spec.embedding : 1);
         // Where layers share weights, these blocks are those of layers that need not follow one another.
         uint32_t low = spec.layers, high = 0;
         for (uint32_t layer = 0; layer < spec.layers; ++layer)
