@@ -176,32 +176,54 @@ double solve(const Options& o, const Console& console, const std::vector<bool>& 
 #endif
 }
 
-// Codes of the request's matrices calibrated on the text of the options, and what the file says of it.
-std::vector<OutputErrors> calibrate(const Options& o, const Console& console, QuantizeRequest* request) {
+// Codes of the request's matrices calibrated on the text of the options.
+class Calibration {
+  public:
+    Calibration(const Options& o, const Console& console, const QuantizeRequest& request)
+        : work_(o.out + ".calibrated"), bar_(console, "calibrating") {
 #ifdef KEEL_HAVE_CALIBRATION
-    EngineOptions engine;
-    engine.model = o.in;
-    engine.threads = o.threads;
-    CalibrationOptions options;
-    options.text = {o.text, o.documents, o.tokens};
-    options.moment_bytes = parse_bytes(o.memory);
-    options.gptq = {o.damping, !o.own_order, o.sweeps, request->threads};
-    uint64_t hash = 0;
-    ProgressBar bar(console, "calibrating");
-    const auto matrices = std::make_shared<std::vector<CalibratedMatrix>>(calibrate_matrices(
-        engine, *request, options, o.out + ".calibrated",
-        [&](const std::string& what, uint64_t done, uint64_t total) { bar.update(done, total, what); }, &hash));
-    request->quantize = [matrices](size_t matrix) { return (*matrices)[matrix].bytes; };
-    request->notes.push_back({"calibration_text", strf("%016llx", static_cast<unsigned long long>(hash))});
-    std::vector<OutputErrors> errors;
-    for (const CalibratedMatrix& m : *matrices) errors.push_back({m.nearest_error, m.error});
-    return errors;
+        EngineOptions engine;
+        engine.model = o.in;
+        engine.threads = o.threads;
+        CalibrationOptions options;
+        options.text = {o.text, o.documents, o.tokens};
+        options.moment_bytes = parse_bytes(o.memory);
+        options.gptq = {o.damping, !o.own_order, o.sweeps, request.threads};
+        calibrator_ = std::make_unique<Calibrator>(
+            engine, request, options, work_,
+            [this](const std::string& what, uint64_t done, uint64_t total) { bar_.update(done, total, what); });
+        text_hash = calibrator_->text_hash();
 #else
-    (void)console, (void)request;
-    throw ToolError(kExitUsage,
-                    "this keel was built without Eigen (libeigen3-dev), which --calibrate " + o.text + " needs");
+        (void)request;
+        throw ToolError(kExitUsage,
+                        "this keel was built without Eigen (libeigen3-dev), which --calibrate " + o.text + " needs");
 #endif
-}
+    }
+    // The request has them until the next call. row_step: 0, or of one grid for each row.
+    void use(double row_step, QuantizeRequest* request) {
+        (void)row_step, (void)request;
+#ifdef KEEL_HAVE_CALIBRATION
+        const std::vector<CalibratedMatrix>& matrices = calibrator_->matrices(row_step);
+        request->quantize = [&matrices](size_t matrix) { return matrices[matrix].bytes; };
+        errors.clear();
+        for (const CalibratedMatrix& m : matrices) errors.push_back({m.nearest_error, m.error});
+#endif
+    }
+    // Work done that nobody needs any more.
+    void forget() const {
+        remove(work_.c_str());
+    }
+
+    uint64_t text_hash = 0;
+    std::vector<OutputErrors> errors;  // of what is used
+
+  private:
+    const std::string work_;
+    ProgressBar bar_;
+#ifdef KEEL_HAVE_CALIBRATION
+    std::unique_ptr<Calibrator> calibrator_;
+#endif
+};
 
 int quantize(const Options& o, const Console& console) try {
     std::optional<TypeRules> rules;
@@ -221,21 +243,34 @@ int quantize(const Options& o, const Console& console) try {
         predicted_loss = solve(
             o, console, rules ? rules->undecided(request.matrices) : std::vector<bool>(request.matrices.size(), true),
             &request);
-    std::vector<OutputErrors> errors;
-    if (!o.text.empty() && !o.dry_run) {
+    std::optional<Calibration> calibration;
+    if (!o.text.empty())
         request.notes[1].second = strf("GPTQ, damping %g, %s, %u sweeps", o.damping,
                                        o.own_order ? "columns in order" : "activation order", o.sweeps);
-        errors = calibrate(o, console, &request);
+    if (o.row_step > 0 || o.fits_steps())
+        request.notes[1].second =
+            (o.text.empty() ? "" : request.notes[1].second + ", ") + "Q8_0 with one scale for each row";
+    if (!o.text.empty() && !o.dry_run) {
+        calibration.emplace(o, console, request);
+        request.notes.push_back(
+            {"calibration_text", strf("%016llx", static_cast<unsigned long long>(calibration->text_hash))});
+        if (!o.fits_steps()) calibration->use(o.row_step, &request);
     }
     if (o.row_step > 0) use_row_steps(source, o.row_step, &request);
-    if (o.row_step > 0 || o.fits_steps()) request.notes[1].second = "Q8_0 with one scale for each row";
     std::vector<QuantizedTensor> tensors;
     double step = o.row_step;
     if (o.fits_steps() && !o.dry_run) {
+        UseStep calibrated;
+        if (calibration)
+            calibrated = [&](double at, QuantizeRequest* of) {
+                calibration->use(at, of);
+                use_row_steps(source, at, of);
+            };
         ProgressBar bar(console, "quantizing");
         WrittenModel written = write_within(
             source, request, o.out, budget_of(o.budget, o.code),
-            [&](const std::string& tensor, uint64_t done, uint64_t total) { bar.update(done, total, tensor); });
+            [&](const std::string& tensor, uint64_t done, uint64_t total) { bar.update(done, total, tensor); },
+            calibrated);
         tensors = std::move(written.tensors);
         step = written.step;
     } else if (o.dry_run) {
@@ -245,8 +280,9 @@ int quantize(const Options& o, const Console& console) try {
         tensors = write_quantized(
             source, request, o.out,
             [&](const std::string& tensor, uint64_t done, uint64_t total) { bar.update(done, total, tensor); });
-        if (!o.text.empty()) remove((o.out + ".calibrated").c_str());
     }
+    if (calibration) calibration->forget();
+    const std::vector<OutputErrors> errors = calibration ? calibration->errors : std::vector<OutputErrors>();
     const ByteBudget budget = budget_of(o.budget, o.code);
     const uint64_t packed = o.budget && !o.dry_run ? packed_bytes(o.out) : 0;
     if (budget.code + packed > budget.bytes && packed) {
@@ -342,7 +378,6 @@ void add_quantize_verb(Verb app, Console& console) {
                     "few bytes when packed with --codec rans, not in memory")
         .range(kSmallestRowStep, kLargestRowStep)
         .excludes(budget)
-        .excludes(text)
         .group("Types under a bound");
     bound("--tune-documents", o->tune_documents, "the first N documents of it").capture_default_str();
     bound("--tune-tokens", o->tune_tokens, "tokens of each").capture_default_str();
