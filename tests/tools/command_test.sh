@@ -365,6 +365,13 @@ expect "kept by ${packed:-no} bytes" [ "${packed:-13000001}" -le 13000000 -a "${
 expect "types that are too large for one" exits 4 "$keel" quantize "$model" "$work/x.gguf" --types "$rules" --budget 9000000 --tune "$work/other.jsonl"
 expect "by so many bytes" holds 'bytes over the budget' err
 expect "one grid of this step" exits 0 "$keel" quantize "$model" "$work/g.gguf" --types Q8_0 --row-step 0.3
+expect "calibrated" exits 0 "$keel" quantize "$model" "$work/g.gguf" --types "blk.0.ffn_*=Q8_0" --row-step 0.9 --calibrate "$work/two.jsonl" --json
+expect "outputs are nearer" bash -c "sed -n 's/.*\"output_error\(_nearest\)*\": \([-0-9.e]*\).*/\2/p' '$work/out' | awk 'NR % 2 { nearest = \$1; next } { n += \$1 < nearest } END { exit n != 3 }'"
+expect "a budget, calibrated" exits 0 "$keel" quantize "$model" "$work/g.gguf" --types "blk.0.*=Q8_0" --budget 11600000 --calibrate "$work/two.jsonl" --json
+packed=$(sed -n 's/^    "pack_bytes": \([0-9]*\).*/\1/p' "$work/out")
+expect "nearly used by ${packed:-nothing} bytes" [ "${packed:-0}" -le 11600000 -a "${packed:-0}" -gt 11599900 ]
+expect "by the codes of the file" bash -c "grep -q '\"output_error\"' '$work/out' && '$keel' pack '$work/g.gguf' '$work/g.keel' --codec rans && [ \$(stat -c %s '$work/g.keel') = ${packed:-0} ]"
+expect "nothing else is left" [ -z "$(ls "$work" | grep -e trial -e calibrated)" ]
 expect "a dry run" exits 0 "$keel" quantize "$model" "$work/x.gguf" --types IQ4_XS --dry-run
 expect "writes nothing" [ ! -e "$work/x.gguf" ]
 

@@ -221,7 +221,7 @@ class Distillation {
             model_.head(x, &trace);
             moment.add(elements(trace.normed));
         }
-        SiteCoder coder(moment, calibration_.gptq);
+        SiteCoder coder(std::move(moment), calibration_.gptq);
         for (const size_t i : wanted)
             code(i, input_of(request_.matrices[i].slot, file_.model->spec.tied) == kHeadInput ? &coder : nullptr);
     }
@@ -240,7 +240,7 @@ class Distillation {
             model_.forward(layer, state, &trace);
             moment.add(elements(trace.site(site)));
         }
-        SiteCoder coder(moment, calibration_.gptq);
+        SiteCoder coder(std::move(moment), calibration_.gptq);
         for (const size_t i : wanted) code(i, &coder);
         return true;
     }

@@ -30,7 +30,7 @@ constexpr uint32_t kDistillationWindow = 512;  // tokens of a window at most
 // moments as the coded model computes them, codes, and steps. Rows of all windows of the text, and two or three times
 // all weights in f32, are held in memory.
 //   work_file  is written behind each layer, and a later call that asks for the same goes on there; empty: none
-// Throws ToolError as calibrate_matrices, and for models whose layers share weights.
+// Throws ToolError as Calibrator, and for models whose layers share weights.
 DistilledModel distill_matrices(const EngineOptions& options, const QuantizeRequest& request,
                                 const CalibrationOptions& calibration, const DistillationOptions& distillation,
                                 const std::string& work_file, const CalibrationProgress& progress, uint64_t* text_hash);
