@@ -171,7 +171,7 @@ double solve(const Options& o, const Console& console, const std::vector<bool>& 
     request->notes.push_back({"tuning_text", strf("%016llx", static_cast<unsigned long long>(solved.text_hash))});
     return solved.predicted_loss;
 #else
-    (void)console, (void)free, (void)request;
+    (void)o, (void)console, (void)free, (void)request;
     throw ToolError(kExitUsage, "this keel was built without Eigen (libeigen3-dev), which solving types needs");
 #endif
 }
