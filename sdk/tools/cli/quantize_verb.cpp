@@ -174,7 +174,7 @@ double solve(const Options& o, const Console& console, const std::vector<bool>& 
     request->notes.push_back({"tuning_text", strf("%016llx", static_cast<unsigned long long>(solved.text_hash))});
     return solved.predicted_loss;
 #else
-    (void)console, (void)free, (void)request;
+    (void)o, (void)console, (void)free, (void)request;
     throw ToolError(kExitUsage, "this keel was built without Eigen (libeigen3-dev), which solving types needs");
 #endif
 }
@@ -316,7 +316,11 @@ int quantize(const Options& o, const Console& console) try {
         if (o.solves()) report["predicted_kl"] = predicted_loss;
         if (o.distill_steps && calibration) report["distilled_kl"] = calibration->distilled_kl;
         if (step > 0) report["row_step"] = step;
-        if (packed) report["budget"] = {{"bytes", budget.bytes}, {"code_bytes", budget.code}, {"pack_bytes", packed}};
+        if (packed)
+            report["budget"] = {{"bytes", budget.bytes},
+                                {"code_bytes", budget.code},
+                                {"pack_bytes", packed},
+                                {"codec", budget_codec_name()}};
         print_json(report);
     } else {
         print_report(o, source, tensors, errors);
@@ -324,7 +328,9 @@ int quantize(const Options& o, const Console& console) try {
         if (o.distill_steps && calibration)
             printf("distilled KL   %.6f nats per token, on the calibration text\n", calibration->distilled_kl);
         if (step > 0) printf("grid           %.5f standard deviations of a row to a step\n", step);
-        if (packed) printf("budget         %s, packed with --codec rans\n", budget_text(budget, packed).c_str());
+        if (packed)
+            printf("budget         %s, packed with --codec %s\n", budget_text(budget, packed).c_str(),
+                   budget_codec_name());
     }
     return kExitOk;
 } catch (const std::invalid_argument& error) {
@@ -392,8 +398,8 @@ void add_quantize_verb(Verb app, Console& console) {
     const VerbOption budget =
         verb.add_option(
                 "--budget", o->budget,
-                "bytes of the pack that keel pack --codec rans makes of OUT, and of --code, together. With --tune "
-                "types are solved for it, else the scales of matrices that become Q8_0")
+                "bytes of the pack that keel pack --codec auto (rans in a build without zstd) makes of OUT, and of "
+                "--code, together. With --tune types are solved for it, else the scales of matrices that become Q8_0")
             .positive()
             .excludes(bits)
             .excludes(bytes)
@@ -407,7 +413,7 @@ void add_quantize_verb(Verb app, Console& console) {
         .group("Types under a bound");
     verb.add_option("--row-step", o->row_step,
                     "Q8_0 with one scale for each row, so many of its standard deviations (SDClip: k / 127); a file of "
-                    "few bytes when packed with --codec rans, not in memory")
+                    "few bytes when packed with --codec auto, not in memory")
         .range(kSmallestRowStep, kLargestRowStep)
         .excludes(distill)
         .excludes(budget)
