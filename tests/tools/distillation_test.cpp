@@ -55,8 +55,8 @@ TEST(TrainableModel, ComputesWhatTheEngineComputes) {
         const uint32_t context = lab_context(options);
         KvRun run(with_exact_activations(options), exact_rows(), context);
         const ModelFile& file = run.model().file;
-        const TrainableModel model(file, context, 2);
         const std::vector<int32_t> ids = tokens(std::min<uint32_t>(context, 90), file.info.vocabulary);
+        const TrainableModel model(run, static_cast<uint32_t>(ids.size()), 2);
         const FloatRows logits = model.logits(ids);
         double largest = 0, error = 0;
         run.forward(ids, [&](size_t position, std::span<const float> expected) {
@@ -73,15 +73,17 @@ TEST(TrainableModel, ComputesWhatTheEngineComputes) {
     EXPECT_GT(files, 10u);
 }
 
-// The loss is the sum of the logits, each times a number of its own. Row by row of every weight: what it changes by along
-// a random direction, beside the difference of two losses.
+// The loss is the sum of the logits, each times a number of its own. Rows of every weight: what it changes by along a
+// random direction, beside the difference of two losses.
 TEST(TrainableModel, GradientsAreWhatTheLossChangesBy) {
     for (const std::string& path : models()) {
         SCOPED_TRACE(path);
-        const ModelFile file = open_model(path);
-        const uint32_t context = lab_context(options_of(path));
-        TrainableModel model(file, context, 2);
+        const EngineOptions options = options_of(path);
+        const uint32_t context = lab_context(options);
+        KvRun run(options, exact_rows(), context);
+        const ModelFile& file = run.model().file;
         const std::vector<int32_t> ids = tokens(std::min<uint32_t>(context, 24), file.info.vocabulary);
+        TrainableModel model(run, static_cast<uint32_t>(ids.size()), 2);
         std::mt19937 random(3);
         std::normal_distribution<float> normal;
         const FloatRows parts = FloatRows::NullaryExpr(static_cast<Eigen::Index>(ids.size()), file.info.vocabulary,
@@ -159,10 +161,10 @@ class Distilled : public testing::Test {
 };
 
 // Mean KL of the model from the source on what follows the tokens that it was trained on.
-double divergence_of(const EngineOptions& engine, const ModelFile& source, const QuantizeRequest& request,
+double divergence_of(const EngineOptions& engine, const QuantizeRequest& request,
                      const std::vector<CalibratedMatrix>& matrices, const DistilledModel* distilled) {
-    const uint32_t context = lab_context(engine);
-    TrainableModel before(source, context, 2), after(source, context, 2);
+    KvRun run(engine, exact_rows(), lab_context(engine));
+    TrainableModel before(run, 400, 2), after(run, 400, 2);
     for (size_t i = 0; i < matrices.size(); ++i) {
         if (matrices[i].bytes.empty()) continue;
         const ModelMatrix& m = request.matrices[i];
@@ -173,7 +175,6 @@ double divergence_of(const EngineOptions& engine, const ModelFile& source, const
         for (size_t i = 0; distilled && i < distilled->vectors.size(); ++i)
             if (distilled->vectors[i].first == w->tensor)
                 memcpy(w->value.data(), distilled->vectors[i].second.data(), distilled->vectors[i].second.size());
-    KvRun run(engine, exact_rows(), context);
     const auto documents =
         tokenize_documents(run.model().engine, keel_test::source_path("samples/models/books-val-sample.jsonl"), 4, 400);
     double sum = 0;
@@ -206,8 +207,8 @@ TEST_F(Distilled, PredictsTheSourceBetterThanCodesAlone) {
         coded += !alone[i].bytes.empty();
     }
     EXPECT_EQ(coded, 5u);
-    const double plain = divergence_of(engine_, source_, request_, alone, nullptr),
-                 distilled = divergence_of(engine_, source_, request_, model.matrices, &model);
+    const double plain = divergence_of(engine_, request_, alone, nullptr),
+                 distilled = divergence_of(engine_, request_, model.matrices, &model);
     EXPECT_LT(distilled, 0.9 * plain);
 }
 

@@ -8,7 +8,6 @@
 
 #include "sdk/core/hash.h"
 #include "sdk/tools/common/atomic_file.h"
-#include "sdk/tools/lab/kv/kv_run.h"
 #include "sdk/tools/lab/quantize/row_quantizer.h"
 #include "sdk/tools/lab/quantize/row_team.h"
 #include "sdk/tools/lab/quantize/trainable_model.h"
@@ -88,7 +87,7 @@ class Distillation {
           source_(with_exact_activations(options), exact_rows(), context_),
           file_(source_.model().file),
           threads_(calibration.gptq.threads),
-          model_(file_, context_, threads_),
+          model_(source_, std::min(context_, kDistillationWindow), threads_),
           trainer_(distillation.rate) {
         const int32_t bos = file_.info.bos_id;
         for (const std::vector<int32_t>& ids :

@@ -1,4 +1,5 @@
-// The matrices that multiply the same vectors, coded by the second moment of these (gptq.h, trellis_gptq.h). Needs Eigen.
+// The matrices that multiply the same vectors, coded by the second moment of these (gptq.h, trellis_gptq.h). Needs
+// Eigen.
 #pragma once
 #include <algorithm>
 #include <optional>

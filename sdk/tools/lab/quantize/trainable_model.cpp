@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "keel/keel_lab.h"
-#include "sdk/plan/rope_frequencies.h"
 #include "sdk/tools/lab/quantize/model_quantizer.h"
 #include "sdk/tools/lab/quantize/row_quantizer.h"
 #include "sdk/tools/lab/quantize/row_team.h"
@@ -60,6 +59,21 @@ void gate_values(Gate gate, const Array& g, Array* value, Array* slope) {
     }
 }
 
+// Cos and sin of each pair at every position, as the engine has them: of two layers, whose frequencies may differ.
+class TurnTap : public KvTap {
+  public:
+    void begin(keel_session, uint32_t tokens, uint32_t) override {
+        for (auto& of : turns) of.resize(tokens);
+    }
+    void heads(const keel_lab_heads& h) override {
+        for (uint32_t set = 0; set < 2; ++set)
+            if (h.stage == KEEL_LAB_AFTER_ROPE && h.kv_head == 0 && h.layer == layer[set])
+                turns[set][h.position].assign(h.cos_sin, h.cos_sin + h.rope_dims);
+    }
+    uint32_t layer[2] = {UINT32_MAX, UINT32_MAX};
+    std::vector<std::vector<float>> turns[2];
+};
+
 }  // namespace
 
 const FloatRows& LayerTrace::site(uint32_t keel_lab_site) const {
@@ -68,8 +82,9 @@ const FloatRows& LayerTrace::site(uint32_t keel_lab_site) const {
     return *sites[keel_lab_site];
 }
 
-TrainableModel::TrainableModel(const ModelFile& file, uint32_t context_tokens, uint32_t threads)
-    : spec_(file.model->spec), row_(file.model->row()), threads_(threads) {
+TrainableModel::TrainableModel(KvRun& run, uint32_t tokens, uint32_t threads)
+    : spec_(run.model().file.model->spec), row_(run.model().file.model->row()), threads_(threads) {
+    const ModelFile& file = run.model().file;
     if (spec_.wired) throw ToolError(kExitFile, file.path + ": wired models cannot be trained");
     of_slot_.assign(uint64_t{spec_.layers + 1} * kSlotCount, kNoTensor);
     for (uint32_t slot = 0; slot < kSlotCount; ++slot)
@@ -79,13 +94,12 @@ TrainableModel::TrainableModel(const ModelFile& file, uint32_t context_tokens, u
             of_slot_[layer * kSlotCount + slot] = static_cast<uint32_t>(weights_.size());
             weights_.push_back({static_cast<uint32_t>(t - file.model->tensors()), read_weight(file, *t), {}});
         }
-    const TensorSlot factors = !find(kRopeFactorsLong, 0)                     ? kRopeFreqs
-                               : context_tokens > spec_.rope_original_context ? kRopeFactorsLong
-                                                                              : kRopeFactorsShort;
-    const TrainableWeight* const divisors = find(factors, 0);
-    for (uint32_t set = 0; set < 2; ++set)
-        for (uint32_t i = 0; i < spec_.rope_dims / 2; ++i)
-            frequencies_[set].push_back(rope_frequency(spec_, set == 1, i, divisors ? divisors->value(0, i) : 1));
+    TurnTap tap;
+    for (uint32_t layer = spec_.layers; layer-- > 0;) tap.layer[set_of(layer)] = layer;
+    run.set_tap(&tap);
+    run.forward(std::vector<int32_t>(tokens), [](auto&&...) {});
+    run.set_tap(nullptr);
+    for (uint32_t set = 0; set < 2; ++set) turns_[set] = std::move(tap.turns[set]);
 }
 
 const TrainableWeight* TrainableModel::find(TensorSlot slot, uint32_t layer) const {
@@ -183,25 +197,10 @@ void TrainableModel::head_norms_back(uint32_t layer, FloatRows* by_qkv, const Fl
 }
 
 // ---- RoPE ----
-std::span<const float> TrainableModel::turns(uint32_t layer, uint32_t position) const {
-    const uint32_t set = row_.local_rope && spec_.windowed(layer) ? 1 : 0;
-    std::vector<std::vector<float>>& known = turns_[set];
-    while (known.size() <= position) {
-        std::vector<float> row;
-        for (const double frequency : frequencies_[set]) {
-            const double angle = static_cast<double>(known.size()) * frequency;
-            row.push_back(static_cast<float>(std::cos(angle)) * spec_.rope_attention_factor);
-            row.push_back(static_cast<float>(std::sin(angle)) * spec_.rope_attention_factor);
-        }
-        known.push_back(std::move(row));
-    }
-    return known[position];
-}
-
 void TrainableModel::rotate(uint32_t layer, FloatRows* qkv, bool back) const {
     const uint32_t pairs = spec_.rope_dims / 2;
     for (Eigen::Index t = 0; t < qkv->rows(); ++t) {
-        const std::span<const float> turn = turns(layer, static_cast<uint32_t>(t));
+        const std::vector<float>& turn = turns_[set_of(layer)].at(static_cast<size_t>(t));
         for (uint32_t h = 0; h < spec_.heads + spec_.kv_heads; ++h) {
             float* const head = qkv->row(t).data() + uint64_t{h} * spec_.head_dim;
             for (uint32_t i = 0; i < pairs; ++i) {

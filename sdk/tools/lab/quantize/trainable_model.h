@@ -1,5 +1,5 @@
-// A decoder in f32 whose weights may change: what its layers compute of a text, and how a loss of its logits changes with
-// every weight (backpropagation). For work on models offline: several copies of all weights in memory. Needs Eigen.
+// A decoder in f32 whose weights may change: what its layers compute of a text, and how a loss of its logits changes
+// with every weight (backpropagation). For work on models offline: all weights in memory, several times. Needs Eigen.
 //
 // Rows are tokens of one text from its beginning: [tokens][columns].
 #pragma once
@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "sdk/model/model.h"
-#include "sdk/tools/common/model_file.h"
+#include "sdk/tools/lab/kv/kv_run.h"
 #include "sdk/tools/lab/quantize/fast_product.h"
 
 namespace keel::tools {
@@ -35,9 +35,9 @@ struct HeadTrace {
 
 class TrainableModel {
   public:
-    // All weights decoded. context_tokens: as the engine's, which chooses among the file's RoPE factors. Throws
-    // ToolError: a wired model.
-    TrainableModel(const ModelFile& file, uint32_t context_tokens, uint32_t threads);
+    // All weights of the run's model, decoded, and how far its pairs turn at the positions of a text of at most
+    // `tokens`, which one forward pass of the run shows. Throws ToolError: a wired model.
+    TrainableModel(KvRun& run, uint32_t tokens, uint32_t threads);
 
     uint32_t layers() const { return spec_.layers; }
     // Null where the model has no such tensor. Global slots: layer 0.
@@ -60,7 +60,6 @@ class TrainableModel {
   private:
     struct Heads;  // where heads lie in a row of q, k and v
     const TrainableWeight* find(TensorSlot slot, uint32_t layer) const;
-    std::span<const float> turns(uint32_t layer, uint32_t position) const;
     FloatRows qkv_of(uint32_t layer, const FloatRows& x) const;
     FloatRows products(std::initializer_list<TensorSlot> slots, uint32_t layer, const FloatRows& x) const;
     // Adds the gradients of the slots' matrices; returns that of x.
@@ -76,11 +75,12 @@ class TrainableModel {
 
     ModelSpec spec_;
     const ArchitectureRow& row_;
+    uint32_t set_of(uint32_t layer) const { return row_.local_rope && spec_.windowed(layer) ? 1 : 0; }
     uint32_t threads_;
     std::vector<TrainableWeight> weights_;
-    std::vector<uint32_t> of_slot_;                     // [layers + 1][kSlotCount]: index into weights_, or kNoTensor
-    std::vector<double> frequencies_[2];                // of pairs; of windowed layers where those have their own
-    mutable std::vector<std::vector<float>> turns_[2];  // cos and sin of each pair, by position
+    std::vector<uint32_t> of_slot_;  // [layers + 1][kSlotCount]: index into weights_, or kNoTensor
+    // Cos and sin of each pair, by position: of layers with the usual base, and of windowed ones with their own.
+    std::vector<std::vector<float>> turns_[2];
 };
 
 }  // namespace keel::tools
