@@ -1,7 +1,7 @@
 // Matrices coded one after the other, while what is not coded yet is trained to make good what codes lost: it learns to
-// predict what the source predicts (distillation; fine-tuning between codes as Tseng et al. 2024, QuIP#, appendix F, but
-// by the predictions of the whole model instead of by the output of a block). The file has the same types and bytes as
-// without; vectors that it keeps in F32 are trained too. Needs Eigen.
+// predict what the source predicts (distillation). Tseng et al. 2024 (QuIP#) also train between codes, there by the
+// output of a block; here by the predictions of the whole model. The file has the same types and bytes as without;
+// vectors that it keeps in F32 are trained too. Needs Eigen.
 #pragma once
 #include <string>
 #include <utility>

@@ -1,5 +1,5 @@
-// A GGUF file with other weight types: metadata and tokenizer as they are, kept tensors byte by byte, but for those that were
-// changed.
+// A GGUF file with other weight types: metadata and tokenizer as they are, kept tensors byte by byte, but for those
+// whose values were changed.
 #pragma once
 #include <functional>
 #include <string>
