@@ -334,6 +334,16 @@ expect "and run, rotated" bash -c "'$keel' plan '$work/t.gguf' | grep -q q8_rota
 rules=token_embd=keep
 for layer in 1 2 3 4 5 6 7; do rules=$rules,blk.$layer.*=keep; done  # what is left are 786,432 of 7,340,032 weights
 printf '{"text": "A light was seen at the end of the street, and then it went out."}\n' >"$work/other.jsonl"
+distilled() { "$keel" quantize "$model" "$work/d.gguf" --types "blk.7.attn_v=Q4_0" --calibrate "$work/two.jsonl" --calibration-tokens 64 --distill 1 --distill-last 1 --distill-texts 1 "$@"; }
+expect "trained between codes" exits 0 distilled --json
+expect "what it is worth is said" holds '"distilled_kl": [0-9.]*[1-9]'
+expect "and what the codes are" holds '"output_error": '
+expect "the file runs" exits 0 "$keel" run "$work/d.gguf" --max-tokens 2
+expect "nothing else is left of it" [ ! -e "$work/d.gguf.calibrated" ]
+expect "not of layers that share weights" exits 3 "$keel" quantize "$source/tests/data/wired/wired.gguf" "$work/x.gguf" --types "blk.0.ffn_up=Q4_0" --calibrate "$work/two.jsonl" --distill 1
+expect "nor without a text" exits 2 "$keel" quantize "$model" "$work/x.gguf" --distill 1
+expect "nor on one grid a row" exits 2 distilled --row-step 0.5
+expect "nor at no rate" exits 2 distilled --distill-rate 0
 expect "types under a bound" exits 0 "$keel" quantize "$model" "$work/s.gguf" --types "$rules" --bits 14.82 --tune "$work/other.jsonl" --calibrate "$work/two.jsonl" --json
 bits=$(sed -n 's/^  "bits": \([0-9.]*\),/\1/p' "$work/out")
 expect "bits ${bits:-none} are within it" awk "BEGIN { exit !(${bits:-99} > 14.7 && ${bits:-99} <= 14.82) }"
