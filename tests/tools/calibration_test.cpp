@@ -292,9 +292,7 @@ TEST(Calibration, AddsUpTheLayersOfABlock) {
     options.moment_bytes = 1;  // a block at a time
     const auto one_by_one = Calibrator(engine, request, options, {}, nothing).matrices();
 
-    KvSpec exact;
-    exact.k_format = exact.v_format = KEEL_KV_F32;
-    KvRun run(engine, exact, lab_context(engine));
+    KvRun run(engine, exact_kv(), lab_context(engine));
     const auto documents = tokenize_documents(run.model().engine, options.text.file, 2, 96);
     size_t calibrated = 0;
     for (size_t i = 0; i < whole.size(); ++i) {

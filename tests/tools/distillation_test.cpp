@@ -41,19 +41,13 @@ EngineOptions options_of(const std::string& path) {
     return options;
 }
 
-KvSpec exact_rows() {
-    KvSpec exact;
-    exact.k_format = exact.v_format = KEEL_KV_F32;
-    return exact;
-}
-
 TEST(TrainableModel, ComputesWhatTheEngineComputes) {
     size_t files = 0;
     for (const std::string& path : models()) {
         SCOPED_TRACE(path);
         const EngineOptions options = options_of(path);
         const uint32_t context = lab_context(options);
-        KvRun run(with_exact_activations(options), exact_rows(), context);
+        KvRun run(with_exact_activations(options), exact_kv(), context);
         const ModelFile& file = run.model().file;
         const std::vector<int32_t> ids = tokens(std::min<uint32_t>(context, 90), file.info.vocabulary);
         const TrainableModel model(run, static_cast<uint32_t>(ids.size()), 2);
@@ -80,7 +74,7 @@ TEST(TrainableModel, GradientsAreWhatTheLossChangesBy) {
         SCOPED_TRACE(path);
         const EngineOptions options = options_of(path);
         const uint32_t context = lab_context(options);
-        KvRun run(options, exact_rows(), context);
+        KvRun run(options, exact_kv(), context);
         const ModelFile& file = run.model().file;
         const std::vector<int32_t> ids = tokens(std::min<uint32_t>(context, 24), file.info.vocabulary);
         TrainableModel model(run, static_cast<uint32_t>(ids.size()), 2);
@@ -163,7 +157,7 @@ class Distilled : public testing::Test {
 // Mean KL of the model from the source on what follows the tokens that it was trained on.
 double divergence_of(const EngineOptions& engine, const QuantizeRequest& request,
                      const std::vector<CalibratedMatrix>& matrices, const DistilledModel* distilled) {
-    KvRun run(engine, exact_rows(), lab_context(engine));
+    KvRun run(engine, exact_kv(), lab_context(engine));
     TrainableModel before(run, 400, 2), after(run, 400, 2);
     for (size_t i = 0; i < matrices.size(); ++i) {
         if (matrices[i].bytes.empty()) continue;

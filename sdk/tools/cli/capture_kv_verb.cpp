@@ -21,9 +21,7 @@ constexpr const char* kNames[] = {"k_before_rope", "k_after_rope", "v", "q_after
 
 void capture_kv(const Options& o, const Console& console) {
     const uint32_t tokens = o.text.tokens ? o.text.tokens : lab_context(o.engine);
-    KvSpec f32;
-    f32.k_format = f32.v_format = KEEL_KV_F32;
-    KvRun run(o.engine, f32, tokens);
+    KvRun run(o.engine, exact_kv(), tokens);
     const KvShape shape = run.shape();
     const std::vector<std::vector<int32_t>> documents =
         tokenize_documents(run.model().engine, o.text.file, o.text.documents, tokens);

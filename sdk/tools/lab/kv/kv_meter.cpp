@@ -8,9 +8,7 @@ namespace keel::tools {
 
 KvMeter::KvMeter(const EngineOptions& options, const std::string& file, uint32_t documents, uint32_t tokens)
     : options_(options), context_(tokens) {
-    KvSpec f32;
-    f32.k_format = f32.v_format = KEEL_KV_F32;
-    KvRun run(options, f32, tokens);
+    KvRun run(options, exact_kv(), tokens);
     for (std::vector<int32_t>& ids :
          tokenize_documents(run.model().engine, file, documents, tokens + 1, true, &sources_))
         references_.emplace_back(run, std::move(ids));

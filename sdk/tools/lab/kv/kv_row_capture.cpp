@@ -39,9 +39,7 @@ void KvRowCapture::heads(const keel_lab_heads& h) {
 
 void capture_rows(const EngineOptions& options, const std::string& file, uint32_t documents, uint32_t tokens,
                   const std::function<void(const KvDocumentRows&)>& visit) {
-    KvSpec f32;
-    f32.k_format = f32.v_format = KEEL_KV_F32;
-    KvRun run(options, f32, tokens);
+    KvRun run(options, exact_kv(), tokens);
     KvRowCapture capture(run.shape());
     run.set_tap(&capture);
     for (const std::vector<int32_t>& ids : tokenize_documents(run.model().engine, file, documents, tokens)) {

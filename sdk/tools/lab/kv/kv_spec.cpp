@@ -53,6 +53,12 @@ bool plain_float(keel_kv_format format) {
 
 }  // namespace
 
+KvSpec exact_kv() {
+    KvSpec spec;
+    spec.k_format = spec.v_format = KEEL_KV_F32;
+    return spec;
+}
+
 KvSpec parse_kv_spec(std::string_view text, const KvSpecDefaults& defaults) {
     KvSpec spec;
     spec.name = text;

@@ -36,6 +36,9 @@ struct KvSpecDefaults {
 // Sinks of coded rows under a keel_config.kv_sink_tokens.
 uint32_t sinks_of_coded_rows(uint32_t kv_sink_tokens);
 
+// Rows in f32, as they are.
+KvSpec exact_kv();
+
 // Throws ToolError (kExitUsage).
 KvSpec parse_kv_spec(std::string_view text, const KvSpecDefaults& defaults = {});
 // Cut at commas and blanks; a piece without a name of its own belongs to the piece before it (options of

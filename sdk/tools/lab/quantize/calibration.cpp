@@ -74,12 +74,6 @@ class WorkFile {
     uint64_t key_, kept_ = 0;
 };
 
-KvSpec exact_kv() {
-    KvSpec exact;
-    exact.k_format = exact.v_format = KEEL_KV_F32;
-    return exact;
-}
-
 }  // namespace
 
 struct Calibrator::State {

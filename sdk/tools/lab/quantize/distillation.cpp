@@ -84,7 +84,7 @@ class Distillation {
           calibration_(calibration),
           options_(distillation),
           context_(lab_context(options)),
-          source_(with_exact_activations(options), exact_rows(), context_),
+          source_(with_exact_activations(options), exact_kv(), context_),
           file_(source_.model().file),
           threads_(calibration.gptq.threads),
           model_(source_, std::min(context_, kDistillationWindow), threads_),
@@ -152,11 +152,6 @@ class Distillation {
     }
 
   private:
-    static KvSpec exact_rows() {
-        KvSpec exact;
-        exact.k_format = exact.v_format = KEEL_KV_F32;
-        return exact;
-    }
     bool changes(size_t i) const { return request_.types[i] != request_.matrices[i].type; }
     TrainableWeight& weight_of(size_t i) {
         return *model_.weight(request_.matrices[i].slot, request_.matrices[i].layer);
@@ -286,6 +281,8 @@ class Distillation {
             for (uint32_t layer = model_.layers(); layer-- > first_layer;)
                 by_x = model_.back(layer, by_x, traces[layer - first_layer]);
         }
+        if (!std::isfinite(sum))
+            throw ToolError(kExitRuntime, "training diverges: what is predicted is not finite any more");
         trainer_.step(scale, threads_);
         return sum / static_cast<double>(tokens);
     }

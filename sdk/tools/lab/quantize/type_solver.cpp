@@ -93,8 +93,7 @@ SolvedTypes solve_types(const EngineOptions& options, const QuantizeRequest& req
                         const TypeSolverOptions& solver, const std::string& work_file,
                         const QuantizeProgress& progress) {
     const uint32_t context = lab_context(options);
-    KvSpec exact;
-    exact.k_format = exact.v_format = KEEL_KV_F32;
+    const KvSpec exact = exact_kv();
     SolvedTypes out;
     out.types = request.types;
     out.sensitivity.resize(request.matrices.size());
