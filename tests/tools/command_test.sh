@@ -158,10 +158,16 @@ expect "objects of other regions" exits 0 "$keel" plan "$model" --no-ops --no-ma
 expect "each has a name" bash -c "grep -q ' logits ' '$work/out' && grep -q ' pages ' '$work/out' && grep -q ' attn_q.weight ' '$work/out'"
 expect "solve" exits 0 "$keel" plan "$model" --memory 64M --sessions 2 --json
 expect "solve finds the model's context" holds '"context_tokens": 2048'
-expect "compressed K and V are proposed" holds '"ppl_percent_on_bundled_7m": 0.2$'
-expect "in words" exits 0 "$keel" plan "$model" --memory 20M
-expect "with what they give and cost" holds '^Keys and values in tcq-[34] give .* times the context for +0.[25][04] % of perplexity'
-expect "and how to get them" holds '^keel run .* --kv-k tcq-[34] --kv-v tcq-[34]'
+expect "compressed K and V are proposed" holds '"ppl_percent_on_smollm2_135m": 0.54$'
+expect "in words" exits 0 env KEEL_CPU=scalar "$keel" plan "$model" --memory 20M
+expect "with what they give and cost" holds '^Keys in tcq-4 and values in tcq-[34] give .* times the context for +0.[57][42] % of SmolLM2'
+expect "and how to get them" holds '^keel run .* --kv-k tcq-4 --kv-v tcq-[34] --kv-recent '
+if "$keel" plan "$model" --no-ops --no-map >/dev/null 2>&1 && KEEL_CPU=avx2 "$keel" plan "$model" --memory 20M >"$work/out" 2>/dev/null; then
+    expect "what avx2 does not decode fast is passed over" holds '^Keys in e8-[45] and values in e8-[45] give '
+    expect "which is said" holds '^Keys in tcq-4 and values in tcq-[34] would give a context of [0-9]*, but avx2 kernels '
+fi
+expect "recent rows that are given are kept" exits 0 "$keel" plan "$model" --memory 64M --kv-recent 24 --json
+expect "in every row" bash -c "! grep '\"recent_tokens\"' '$work/out' | grep -v -q ': 24,'"
 expect "formats that are named are kept" exits 0 "$keel" plan "$model" --memory 64M --kv-k f16 --kv-v f16
 expect "nothing else is proposed" bash -c "! grep -q tcq '$work/out'"
 expect "nothing fits" exits 4 "$keel" plan "$model" --memory 1M

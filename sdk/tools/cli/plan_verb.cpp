@@ -259,22 +259,32 @@ std::string region_text(const std::vector<keel_buffer_info>& all, keel_region_ki
 
 // ---- --memory: the longest context that fits ----
 
-// What is tried beside f32 and f16, and what it costs there: change of perplexity against f16 on the bundled 7M model,
-// 65,536 tokens of a text it was not trained on, without a KV profile (perf/results/eval_kv_native.json).
-struct CompressedKv {
-    keel_kv_format format;
-    double ppl_percent;
+// A way to keep K and V: formats, recent rows, and what it costs: change of perplexity against f16 without a profile and
+// with the first position in f16, on the bundled 7M model (books) and on SmolLM2-135M-Instruct (books and source code), a
+// model as people use them. perf/RESULTS.md, "KV formats on a real model", has commands and intervals.
+struct KvChoice {
+    keel_kv_format k, v;
+    uint32_t recent_tokens = 0;
+    bool compressed = false;
+    // From some 2,000 positions on slower than f16 where the kernels have no instruction that looks up 256 entries.
+    bool trellis = false;
+    double bundled_ppl_percent = 0, smollm2_ppl_percent = 0;
 };
-constexpr CompressedKv kCompressedKv[] = {
-    {KEEL_KV_Q8_0, 0.00}, {KEEL_KV_TCQ_4, 0.20}, {KEEL_KV_TCQ_3, 0.54}, {KEEL_KV_TCQ_2, 3.03}};
-const CompressedKv* compressed_kv(keel_kv_format format) {
-    for (const CompressedKv& c : kCompressedKv)
-        if (c.format == format) return &c;
-    return nullptr;
-}
+constexpr KvChoice kKvChoices[] = {
+    {KEEL_KV_F32, KEEL_KV_F32},
+    {KEEL_KV_F16, KEEL_KV_F16},
+    {KEEL_KV_Q8_0, KEEL_KV_Q8_0, 0, true, false, 9.99, 0.07},
+    {KEEL_KV_E8_5, KEEL_KV_E8_5, 16, true, false, 9.99, 0.19},
+    {KEEL_KV_E8_4, KEEL_KV_E8_4, 16, true, false, 9.99, 0.52},
+    {KEEL_KV_TCQ_4, KEEL_KV_TCQ_4, 16, true, true, 9.99, 0.72},
+    {KEEL_KV_TCQ_4, KEEL_KV_TCQ_3, 48, true, true, 9.99, 0.54},
+    {KEEL_KV_TCQ_3, KEEL_KV_TCQ_3, 16, true, true, 9.99, 1.94},
+    {KEEL_KV_TCQ_2, KEEL_KV_TCQ_2, 16, true, true, 9.99, 11.3},
+};
+constexpr double kMostPplPercent = 1;  // of what is proposed, on SmolLM2
 
 struct Fit {
-    keel_kv_format kv;
+    KvChoice kv;
     keel_weights weights;
     uint32_t context = 0;  // 0: not even the shortest fits
     uint64_t bytes = 0;    // at that context
@@ -286,12 +296,13 @@ uint64_t needed_bytes(const keel_memory_plan& plan, bool mapped_free) {
     return total_bytes(plan) + (mapped_free ? 0 : plan.mapped_weight_bytes);
 }
 
-Fit largest_context(const ModelFile& file, keel_config config, keel_kv_format kv, keel_weights weights, uint64_t memory,
-                    bool mapped_free) {
+Fit largest_context(const ModelFile& file, keel_config config, const KvChoice& kv, keel_weights weights,
+                    uint64_t memory, bool mapped_free) {
     Fit fit{kv, weights};
     config.weights = weights;
-    config.k_format = config.k_format ? config.k_format : kv;
-    config.v_format = config.v_format ? config.v_format : kv;
+    config.k_format = kv.k;
+    config.v_format = kv.v;
+    config.kv_recent_tokens = kv.recent_tokens;
     const auto needed = [&](uint32_t context) {
         config.context_tokens = context;
         return needed_bytes(plan_memory(file, config), mapped_free);
@@ -318,55 +329,70 @@ void solve(const Options& o, const Console& console) {
     const ModelFile file = open_model(o.engine.model);
     ConfigParts parts;
     const keel_config config = make_config(o.engine, parts);
-    std::vector<keel_kv_format> formats = {KEEL_KV_F32, KEEL_KV_F16};
-    if (config.k_format && config.v_format)
-        formats = {config.k_format};
-    else if (find_part(config, KEEL_PART_KV_PROFILE))
-        formats = {KEEL_KV_DEFAULT};  // its own
-    const bool compress = !config.k_format && !config.v_format && !find_part(config, KEEL_PART_KV_PROFILE);
+    // What is given is kept: formats, or those of a profile, and recent rows.
+    const bool profile = find_part(config, KEEL_PART_KV_PROFILE),
+               compress = !config.k_format && !config.v_format && !profile;
+    std::vector<KvChoice> choices;
     if (compress)
-        for (const CompressedKv& c : kCompressedKv) formats.push_back(c.format);
+        for (KvChoice c : kKvChoices) {
+            if (config.kv_recent_tokens) c.recent_tokens = config.kv_recent_tokens;
+            choices.push_back(c);
+        }
+    else if (profile || (config.k_format && config.v_format))
+        choices = {{config.k_format, config.v_format, config.kv_recent_tokens}};
+    else
+        for (const keel_kv_format f : {KEEL_KV_F32, KEEL_KV_F16})
+            choices.push_back({config.k_format ? config.k_format : f, config.v_format ? config.v_format : f,
+                               config.kv_recent_tokens});
     std::vector<keel_weights> modes = {KEEL_WEIGHTS_DEFAULT,
                                        KEEL_WEIGHTS_MAP};  // a copy has the same bytes in any order
     if (config.weights) modes = {config.weights};
 
     std::vector<Fit> fits;
     for (const keel_weights mode : modes)
-        for (const keel_kv_format kv : formats)
+        for (const KvChoice& kv : choices)
             fits.push_back(largest_context(file, config, kv, mode, memory, o.mapped_free));
+    const keel_cpu cpu = plan_memory(file, config).cpu;
+    const bool looks_up_slowly = cpu == KEEL_CPU_AVX2;  // where that was measured
     // Without being asked for, K and V are compressed only where nothing fits otherwise.
-    const Fit *best = nullptr, *smaller = nullptr;
+    const Fit *best = nullptr, *smaller = nullptr, *passed_over = nullptr;
     for (const Fit& fit : fits)
-        if ((!compress || !compressed_kv(fit.kv)) && fit.context > (best ? best->context : 0)) best = &fit;
+        if (!fit.kv.compressed && fit.context > (best ? best->context : 0)) best = &fit;
+    // The longest context for less than one percent of perplexity; of equal ones what needs least memory.
+    const auto longer = [](const Fit& a, const Fit* b) {
+        return !b || a.context > b->context || (a.context == b->context && a.bytes < b->bytes);
+    };
     for (const Fit& fit : fits) {
-        const CompressedKv* c = compress ? compressed_kv(fit.kv) : nullptr;
-        if (!c || fit.context == 0 || (best && fit.weights != best->weights)) continue;
-        // The longest context for less than one percent of perplexity; of equal ones what needs least memory.
-        if (c->ppl_percent < 1 && (!smaller || fit.context > smaller->context ||
-                                   (fit.context == smaller->context && fit.bytes < smaller->bytes)))
-            smaller = &fit;
+        if (!fit.kv.compressed || fit.context == 0 || (best && fit.weights != best->weights) ||
+            fit.kv.smollm2_ppl_percent >= kMostPplPercent)
+            continue;
+        const Fit*& place = looks_up_slowly && fit.kv.trellis ? passed_over : smaller;
+        if (longer(fit, place)) place = &fit;
     }
+    if (passed_over && smaller && !longer(*passed_over, smaller)) passed_over = nullptr;
     if (!best && smaller) std::swap(best, smaller);
 
-    const auto k_name = [&](const Fit& f) { return kv_format_name(config, config.k_format ? config.k_format : f.kv); };
-    const auto v_name = [&](const Fit& f) { return kv_format_name(config, config.v_format ? config.v_format : f.kv); };
     const auto kv_options = [&](const Fit& f) {
-        const auto option = [&](const char* side, keel_kv_format given) {
-            const keel_kv_format format = given ? given : f.kv;
-            return format || !find_part(config, KEEL_PART_KV_PROFILE)
-                       ? strf(" --kv-%s %s", side, kv_format_name(format))
-                       : std::string();
+        const auto option = [&](const char* side, keel_kv_format format) {
+            return format || !profile ? strf(" --kv-%s %s", side, kv_format_name(format)) : std::string();
         };
-        return option("k", config.k_format) + option("v", config.v_format);
+        return option("k", f.kv.k) + option("v", f.kv.v) +
+               (f.kv.recent_tokens ? strf(" --kv-recent %u", f.kv.recent_tokens) : std::string());
     };
     if (console.json) {
         Json rows = Json::array();
         for (const Fit& fit : fits) {
-            Json row = {
-                {"weights", weights_name(fit.weights)}, {"k_format", k_name(fit)}, {"v_format", v_name(fit)},
-                {"context_tokens", fit.context},        {"bytes", fit.bytes},      {"model_limit", fit.model_limit}};
-            if (const CompressedKv* c = compress ? compressed_kv(fit.kv) : nullptr)
-                row["ppl_percent_on_bundled_7m"] = c->ppl_percent;
+            Json row = {{"weights", weights_name(fit.weights)},
+                        {"k_format", kv_format_name(config, fit.kv.k)},
+                        {"v_format", kv_format_name(config, fit.kv.v)},
+                        {"recent_tokens", fit.kv.recent_tokens},
+                        {"context_tokens", fit.context},
+                        {"bytes", fit.bytes},
+                        {"model_limit", fit.model_limit}};
+            if (fit.kv.compressed) {
+                row["ppl_percent_on_bundled_7m"] = fit.kv.bundled_ppl_percent;
+                row["ppl_percent_on_smollm2_135m"] = fit.kv.smollm2_ppl_percent;
+            }
             if (!fit.why_not.empty()) row["error"] = fit.why_not;
             rows.push_back(row);
         }
@@ -375,40 +401,51 @@ void solve(const Options& o, const Console& console) {
                     {"mapped_weights_counted", !o.mapped_free},
                     {"fits", rows},
                     {"best", best ? rows[static_cast<size_t>(best - fits.data())] : Json()},
-                    {"compressed", smaller ? rows[static_cast<size_t>(smaller - fits.data())] : Json()}});
+                    {"compressed", smaller ? rows[static_cast<size_t>(smaller - fits.data())] : Json()},
+                    {"slower_than_f16", passed_over ? rows[static_cast<size_t>(passed_over - fits.data())] : Json()}});
     } else {
         printf("%s: longest context of %u session%s in %s, mapped weights %s\n\n", o.engine.model.c_str(),
                o.engine.sessions, o.engine.sessions == 1 ? "" : "s", human_bytes(memory).c_str(),
                o.mapped_free ? "not counted" : "counted");
-        const auto quality = [&](const Fit& fit) {
-            const CompressedKv* c = compress ? compressed_kv(fit.kv) : nullptr;
-            return c ? strf("%+.2f %%", c->ppl_percent) : std::string();
+        const auto quality = [](const Fit& fit, double percent) {
+            return fit.kv.compressed ? strf("%+.2f %%", percent) : std::string();
         };
-        Table table({"weights", "K", "V", "context", "needs", "PPL *", ""}, 3);
+        Table table({"weights", "K", "V", "recent", "context", "needs", "PPL, 7M *", "SmolLM2 *", ""}, 3);
         for (const Fit& fit : fits)
-            table.add({weights_name(fit.weights), k_name(fit), v_name(fit), strf("%u", fit.context),
-                       human_bytes(fit.bytes), quality(fit),
+            table.add({weights_name(fit.weights), kv_format_name(config, fit.kv.k), kv_format_name(config, fit.kv.v),
+                       fit.kv.recent_tokens ? strf("%u", fit.kv.recent_tokens) : "", strf("%u", fit.context),
+                       human_bytes(fit.bytes), quality(fit, fit.kv.bundled_ppl_percent),
+                       quality(fit, fit.kv.smollm2_ppl_percent),
                        !fit.why_not.empty() ? fit.why_not
                        : fit.context == 0   ? "does not fit"
                        : fit.model_limit    ? "all the model was trained for"
                                             : ""});
         fputs(table.text().c_str(), stdout);
         const auto run_line = [&](const Fit& f) {
-            return strf(
-                "keel run %s --context %u%s --weights %s%s\n", o.engine.model.c_str(), f.context, kv_options(f).c_str(),
-                weights_name(f.weights),
-                find_part(config, KEEL_PART_KV_PROFILE) ? (" --kv-profile " + o.engine.kv_profile).c_str() : "");
+            return strf("keel run %s --context %u%s --weights %s%s\n", o.engine.model.c_str(), f.context,
+                        kv_options(f).c_str(), weights_name(f.weights),
+                        profile ? (" --kv-profile " + o.engine.kv_profile).c_str() : "");
         };
         if (compress)
-            printf("* against f16, measured on the bundled 7M model; `keel eval kv MODEL TEXT` measures yours\n");
+            printf(
+                "* perplexity against f16, measured on the bundled 7M model and on SmolLM2-135M-Instruct; `keel eval "
+                "kv "
+                "MODEL TEXT` measures yours\n");
         if (best) printf("\n%s", run_line(*best).c_str());
         if (best && smaller) {
             const std::string gain = smaller->context > best->context
                                          ? strf("%.1f times the context", 1.0 * smaller->context / best->context)
                                          : strf("%s less", human_bytes(best->bytes - smaller->bytes).c_str());
-            printf("\nKeys and values in %s give %s for %s of perplexity *:\n%s", kv_format_name(smaller->kv),
-                   gain.c_str(), quality(*smaller).c_str(), run_line(*smaller).c_str());
+            printf("\nKeys in %s and values in %s give %s for %s of SmolLM2's perplexity *:\n%s",
+                   kv_format_name(smaller->kv.k), kv_format_name(smaller->kv.v), gain.c_str(),
+                   quality(*smaller, smaller->kv.smollm2_ppl_percent).c_str(), run_line(*smaller).c_str());
         }
+        if (passed_over)
+            printf(
+                "\nKeys in %s and values in %s would give a context of %u, but %s kernels decode trellises by single "
+                "look-ups: from some 2,000 positions on attention takes longer than with f16.\n",
+                kv_format_name(passed_over->kv.k), kv_format_name(passed_over->kv.v), passed_over->context,
+                cpu_name(cpu));
     }
     if (!best) throw ToolError(kExitMemory, "no configuration fits into " + human_bytes(memory));
 }

@@ -341,13 +341,15 @@ int quantize(const Options& o, const Console& console) try {
 
 void add_quantize_verb(Verb app, Console& console) {
     auto o = std::make_shared<Options>();
-    Verb verb = add_verb(app, console, "quantize", "write a model with other weight types",
-                         "  keel quantize model-f16.gguf model.gguf --types Q4_K_M\n"
-                         "  keel quantize model-f16.gguf model.gguf --types Q4_K,token_embd=Q6_K,blk.0.*=keep\n"
-                         "  keel quantize model-f16.gguf model.gguf --types Q4_K_M --calibrate text.jsonl\n"
-                         "  keel quantize model-f16.gguf model.gguf --bits 4.5 --tune other.jsonl\n"
-                         "  keel quantize model-f16.gguf model.gguf --types Q8_0 --budget 16000000 --code keel\n"
-                         "  keel quantize model-f16.gguf /dev/null --types Q8_0 --dry-run --json");
+    Verb verb = add_verb(
+        app, console, "quantize", "write a model with other weight types",
+        "  keel quantize model-f16.gguf model.gguf --types Q4_K_M\n"
+        "  keel quantize model-f16.gguf model.gguf --types Q4_K,token_embd=Q6_K,blk.0.*=keep\n"
+        "  keel quantize model-f16.gguf model.gguf --types Q4_K_M --calibrate text.jsonl\n"
+        "  keel quantize model-f16.gguf model.gguf --types WT3,token_embd=Q4_K --calibrate text.jsonl --distill 10\n"
+        "  keel quantize model-f16.gguf model.gguf --bits 4.5 --tune other.jsonl\n"
+        "  keel quantize model-f16.gguf model.gguf --types Q8_0 --budget 16000000 --code keel\n"
+        "  keel quantize model-f16.gguf /dev/null --types Q8_0 --dry-run --json");
     std::string mixes;
     for (const std::string& name : mix_names()) mixes += (mixes.empty() ? "" : ", ") + name;
     verb.add_option("in", o->in, "GGUF file, best of F16, BF16 or F32").required();
