@@ -83,19 +83,29 @@ double process_us() {
     return static_cast<double>(t.tv_sec) * 1e6 + static_cast<double>(t.tv_nsec) * 1e-3;
 }
 
-// Least times of steps of so many tokens, in steps of one.
-Costs measure(keel_test::Engine& engine, std::span<const size_t> tokens, int turns) {
+// Least times of steps of so many tokens, in steps of one. Of a machine that other programs use some least times are not
+// the least: while they are not `near` what is planned, they are taken again, and the smaller one counts.
+template <class Near>
+Costs measure(keel_test::Engine& engine, std::span<const size_t> tokens, int turns, const Near& near) {
+    constexpr int kMostRounds = 6;
     double us[KEEL_STEP_COSTS];
     std::fill(std::begin(us), std::end(us), 1e30);
-    for (int turn = 0; turn < turns; ++turn)
-        for (const size_t count : tokens) {
-            engine.feed(std::vector<int32_t>(count, 7), KEEL_FEED_ALL_LOGITS);
-            const double begin = process_us();
-            engine.advance();
-            us[count - 1] = std::min(us[count - 1], process_us() - begin);
-            keel_test::check(keel_session_truncate(engine.session(), 0), "truncate");
-        }
+    for (int round = 0; round < kMostRounds && (round == 0 || !near(relative(us))); ++round)
+        for (int turn = 0; turn < turns; ++turn)
+            for (const size_t count : tokens) {
+                engine.feed(std::vector<int32_t>(count, 7), KEEL_FEED_ALL_LOGITS);
+                const double begin = process_us();
+                engine.advance();
+                us[count - 1] = std::min(us[count - 1], process_us() - begin);
+                keel_test::check(keel_session_truncate(engine.session(), 0), "truncate");
+            }
     return relative(us);
+}
+constexpr double kNear = 2.2;  // times more or less
+bool all_near(const Costs& measured, const Costs& planned, std::span<const size_t> tokens) {
+    return std::all_of(tokens.begin(), tokens.end(), [&](size_t n) {
+        return measured[n - 1] < planned[n - 1] * kNear && measured[n - 1] > planned[n - 1] / kNear;
+    });
 }
 
 // Sets whose rates come from a machine; the others' are guesses: `keel bench --columns` is for these.
@@ -110,11 +120,14 @@ TEST_F(StepCosts, AreWhatStepsTake) {
             if (!keel::find_kernel_set(cpu)) continue;
             SCOPED_TRACE(std::string(mix) + " " + keel::find_kernel_set(cpu)->name);
             keel_test::Engine engine(path_, config(cpu));
-            const Costs measured = measure(engine, kMeasured, cpu == keel::kernels::kScalar ? 3 : 12),
-                        planned = relative(engine.plan().step_us);
+            const Costs planned = relative(engine.plan().step_us),
+                        measured =
+                            measure(engine, kMeasured, cpu == keel::kernels::kScalar ? 3 : 12, [&](const Costs&now) {
+                                return all_near(now, planned, kMeasured) && now[4] < now[3] * 1.6;
+                            });
             for (const size_t tokens : kMeasured) {
-                EXPECT_LT(measured[tokens - 1], planned[tokens - 1] * 2.2) << tokens;
-                EXPECT_GT(measured[tokens - 1], planned[tokens - 1] / 2.2) << tokens;
+                EXPECT_LT(measured[tokens - 1], planned[tokens - 1] * kNear) << tokens;
+                EXPECT_GT(measured[tokens - 1], planned[tokens - 1] / kNear) << tokens;
             }
             EXPECT_LT(measured[4], measured[3] * 1.6) << "five tokens beside four";
         }
@@ -132,11 +145,14 @@ TEST_F(StepCosts, AreWhatStepsTakeFromMemory) {
         if (cpu == keel::kernels::kScalar || !keel::find_kernel_set(cpu)) continue;
         SCOPED_TRACE(keel::find_kernel_set(cpu)->name);
         keel_test::Engine engine(path_, config(cpu));
-        const Costs measured = measure(engine, kMeasured, 12), planned = relative(engine.plan().step_us);
+        const Costs planned = relative(engine.plan().step_us),
+                    measured = measure(engine, kMeasured, 12, [&](const Costs&now) {
+                        return all_near(now, planned, kMeasured) && now[1] < planned[1] * 1.5;
+                    });
         EXPECT_LT(measured[1], planned[1] * 1.5);
         for (const size_t tokens : kMeasured) {
-            EXPECT_LT(measured[tokens - 1], planned[tokens - 1] * 2.2) << tokens;
-            EXPECT_GT(measured[tokens - 1], planned[tokens - 1] / 2.2) << tokens;
+            EXPECT_LT(measured[tokens - 1], planned[tokens - 1] * kNear) << tokens;
+            EXPECT_GT(measured[tokens - 1], planned[tokens - 1] / kNear) << tokens;
         }
     }
 }
