@@ -115,8 +115,8 @@ void add_eval_learn_verb(Verb eval, Console& console) {
     const VerbOption shuffled =
         verb.add_flag("--shuffled", o->shuffled, "tokens of a document in another order, a control");
     verb.add_flag("--random", o->random, "tokens drawn from the vocabulary in their place, a control")
-        ->excludes(shuffled);
-    verb.add_flag("--decode", o->decode, "steps of one token, as in decoding: what that costs")->excludes(window);
+        .excludes(shuffled);
+    verb.add_flag("--decode", o->decode, "steps of one token, as in decoding: what that costs").excludes(window);
     verb.callback([o, &console] { eval_learn(*o, console); });
 }
 
