@@ -3,6 +3,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include <algorithm>
+
 #include "sdk/tools/common/case_operators.h"
 
 using keel::tools::decode_case;
@@ -14,5 +16,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
     if (!back.well_formed || back.text != text) abort();
     const auto decoded = decode_case(text);
     if (decode_case(encode_case(decoded.text)).text != decoded.text) abort();
+    // Any pieces of it give the same, up to where something is malformed.
+    keel::tools::CaseDecoder decoder;
+    std::string streamed;
+    for (size_t at = 0; at < bytes;) {
+        const size_t piece = std::min<size_t>(data[at] % 5 + 1, bytes - at);
+        decoder.add(std::string_view(text).substr(at, piece), &streamed);
+        at += piece;
+    }
+    if ((decoder.finish(&streamed) && decoder.malformed() == 0) != decoded.well_formed ||
+        !streamed.starts_with(decoded.text))
+        abort();
     return 0;
 }

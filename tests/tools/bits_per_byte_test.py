@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """bits_per_byte_test.py KEEL: `keel eval ppl` against an implementation of its own, from the bytes of the text to the
 printed figures: a GGUF writer, a SentencePiece-style tokenizer, a model whose logits are exact, softmax, the protocol,
-and the bytes. They agree to 1e-9.
+and the bytes. They agree to 1e-9. And what `keel run` and `keel chat` write for a model of case operators.
 
 The model: embedding rows of +1 and -1, so that their RMS norm is themselves; one layer of zeros; output rows of
 multiples of 1/16. Logits are exact in f32, and depend on the newest token alone."""
@@ -205,6 +205,44 @@ def check(report, model, reference, window, stride, texts=TEXTS, operators=False
     near(against["same_top"], sum(r[3] for r in rows) / len(rows), "same top-1")
 
 
+def written_with_case_operators(work):
+    """A model that writes one token behind each: its prompts are encoded, what it writes is decoded, wherever it begins."""
+    model = Model(8, more_pieces=(*CAPS.values(), "ab"))
+    comma, new_line = 3 + ord(","), 3 + ord("\n")
+    title, the, space, capitals, th, e, accented, t, then, h = (model.ids[p] for p in (
+        CAPS["title"], "the", "\u2581", CAPS["capitals"], "th", "e", "\u00e9", "t", CAPS["next"], "h"))
+    circle = [title, the, comma, space, capitals, th, e, accented, t, then, h, new_line]
+    for one, behind in zip(circle, circle[1:] + circle[:1]):
+        model.output[behind] = [2 * x for x in model.embedding[one]]
+    model.embedding[model.ids["ab"]] = model.embedding[new_line]
+    path = work / "writes"
+    model.write(path)
+    (work / "lines.jinja").write_text("{% for message in messages %}{{ message['content'] + '\n' }}{% endfor %}")
+
+    def command(verb, *words, stdin=""):
+        words = [KEEL, verb, path, "--threads", "1", "--temp", "0", "--repeat-penalty", "1", "--json", *words]
+        run = subprocess.run([str(w) for w in words], input=stdin, capture_output=True, text=True)
+        expect(run.returncode == 0, f"{verb}: exit {run.returncode}: {run.stderr}")
+        return [json.loads(line) for line in run.stdout.splitlines()] if verb == "chat" else json.loads(run.stdout)
+    for prompt, tokens, text, malformed in (
+            ("The", 12, ", THE\u00e9tH\nThe", 0), ("The", 3, ", ", 0), ("TH", 2, "E\u00e9", 0), ("th", 2, "e\u00e9", 0),
+            ("T", 3, "H\n", 0), ("ab", 3, "the,", 1)):
+        report = command("run", "--case-operators", "-p", prompt, "-n", tokens)
+        expect(report["text"] == text, f"behind {prompt}: {report['text']!r}, not {text!r}")
+        expect(report["case_operators"] == {"lossy_prompt": False, "malformed": malformed}, f"{prompt}: {report['case_operators']}")
+        expect(report["heap_allocations_after_init"] in (0, None), f"{prompt}: allocations")
+    plain = command("run", "-p", lower_case("The"), "-n", 12)
+    expect(plain["text"] == lower_case(", THE\u00e9tH\nThe"), f"as it is written: {plain['text']!r}")
+    expect(command("run", "--case-operators", "-p", "T\u2581h", "-n", 1)["case_operators"]["lossy_prompt"], "a lossy prompt")
+    stopped = command("run", "--case-operators", "-p", "The", "--stop", "THE", "-n", 30)
+    expect((stopped["text"], stopped["stop"]) == (", ", "stop string"), f"stopped: {stopped['text']!r}")
+    turns = command("chat", "--case-operators", "--template", work / "lines.jinja", "-n", 7, stdin="T\u2581h\nAb\n")
+    expect([turn["assistant"] for turn in turns] == ["The, THE"] * 2, f"a chat: {[turn['assistant'] for turn in turns]}")
+    expect([turn["case_operators"]["lossy_message"] for turn in turns] == [True, False], "a lossy message")
+    expect(turns[1]["user"] == "Ab", "the user's own words")
+    expect(turns[1]["prompt_tokens"] == 5, "the session has what the model wrote")
+
+
 with tempfile.TemporaryDirectory() as work:
     work = pathlib.Path(work)
     one, other, flat, wide = Model(1), Model(2), Model(3, zero=True), Model(4, more_pieces=("he", "\u2581t"))
@@ -227,6 +265,7 @@ with tempfile.TemporaryDirectory() as work:
         shape = ["--window", window] + (["--stride", stride] if stride else [])
         check(keel(0, work / "operators", cased_text, "--per-document", "--threads", 1, "--case-operators", *shape), operators, None,
               window, stride, cased, True)
+    written_with_case_operators(work)
     uniform = keel(0, work / "flat", text, "--window", 16, "--stride", 16)
     near(uniform["bits_per_byte"], uniform["uniform_bits_per_byte"], "a uniform model")
     # Of other tokens, and a report: bits per byte of whole documents.

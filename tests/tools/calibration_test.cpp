@@ -16,6 +16,7 @@
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/lab/quantize/activation_tap.h"
 #include "sdk/tools/lab/quantize/row_quantizer.h"
+#include "sdk/tools/lab/quantize/row_steps.h"
 #include "sdk/tools/lab/quantize/type_solver.h"
 #include "tests/test_paths.h"
 
@@ -48,6 +49,11 @@ GptqOptions plain(bool activation_order) {
     return {.damping = 0, .activation_order = activation_order, .sweeps = 0, .threads = 1};
 }
 
+// One grid a row, instead of scales for each block.
+RowGrid one_grid(std::span<const float> row) {
+    return row_step_grid(row, 0.4);
+}
+
 double loss_of(const GptqFactor& factor, uint32_t type, const std::vector<uint8_t>& bytes, std::vector<float> x) {
     const std::vector<float> y = decode_rows(type, bytes, factor.columns());
     for (size_t i = 0; i < x.size(); ++i) x[i] = y[i] - x[i];
@@ -71,13 +77,15 @@ TEST(Calibration, CodesAreThoseOfBruteForceObq) {
             inverse.push_back(Eigen::MatrixXd(h(left, left)).inverse());
             importance[static_cast<size_t>(order[done])] = static_cast<float>(1 / inverse.back()(0, 0));
         }
-        for (const uint32_t type : {kernels::kQ4_0, kernels::kQ4_1, kernels::kIQ4_NL}) {
+        for (const uint32_t type : {kernels::kQ4_0, kernels::kQ4_1, kernels::kIQ4_NL, kernels::kQ8_0}) {
+            const bool row_grid = type == kernels::kQ8_0;
             const std::vector<float> x = normals(4, 6 * kColumns);
-            const std::vector<uint8_t> bytes = GptqFactor(h, plain(activation_order)).quantize(type, x);
+            const GptqFactor factor(h, plain(activation_order));
+            const std::vector<uint8_t> bytes = row_grid ? factor.quantize(type, x, one_grid) : factor.quantize(type, x);
             std::vector<uint8_t> expected(bytes.size());
             for (size_t row = 0; row < 6; ++row) {
                 const std::span<const float> w = std::span(x).subspan(row * kColumns, kColumns);
-                RowGrid grid(type, w, importance);
+                RowGrid grid = row_grid ? one_grid(w) : RowGrid(type, w, importance);
                 std::vector<double> value(w.begin(), w.end());
                 for (size_t done = 0; done < kColumns; ++done) {
                     const size_t c = static_cast<size_t>(order[done]);
@@ -104,6 +112,7 @@ TEST(Calibration, WithADiagonalMomentCodesAreTheNearest) {
     for (const uint32_t type : {kernels::kQ4_0, kernels::kQ3_K, kernels::kQ4_K, kernels::kIQ4_XS})
         EXPECT_EQ(GptqFactor(h, plain(true)).quantize(type, x), quantize_rows(type, x, 512, importance))
             << kernels::kWeightTypes[type].name;
+    EXPECT_EQ(GptqFactor(h, plain(true)).quantize(kernels::kQ8_0, x, one_grid), quantize_row_steps(x, 512, 0.4));
 }
 
 TEST(Calibration, LosesLessThanTheNearestCodes) {
@@ -123,6 +132,9 @@ TEST(Calibration, LosesLessThanTheNearestCodes) {
         EXPECT_LT(once, 0.7 * nearest) << kernels::kWeightTypes[type].name;
         EXPECT_LE(swept, once) << kernels::kWeightTypes[type].name;
     }
+    const GptqFactor factor(h, {.threads = 2});
+    EXPECT_LT(loss_of(factor, kernels::kQ8_0, factor.quantize(kernels::kQ8_0, x, one_grid), x),
+              0.7 * loss_of(factor, kernels::kQ8_0, quantize_row_steps(x, 256, 0.4), x));
 }
 
 TEST(Calibration, SingularAndHostileMoments) {
@@ -152,9 +164,8 @@ TEST(Calibration, OfAModelIsBoundedAndGoesOn) {
     CalibrationOptions options;
     options.text = {keel_test::source_path("samples/models/books-val-sample.jsonl"), 2, 128};
     const std::string work = testing::TempDir() + "calibration." + std::to_string(getpid());
-    uint64_t hash = 0, other_hash = 0;
     const auto nothing = [](const std::string&, uint64_t, uint64_t) {};
-    const auto whole = calibrate_matrices(engine, request, options, {}, nothing, &hash);
+    const auto whole = Calibrator(engine, request, options, {}, nothing).matrices();
     size_t calibrated = 0;
     for (size_t i = 0; i < whole.size(); ++i) {
         if (whole[i].bytes.empty()) continue;
@@ -170,17 +181,16 @@ TEST(Calibration, OfAModelIsBoundedAndGoesOn) {
     const auto stops = [&](const std::string& what, uint64_t, uint64_t) {
         if (what.starts_with("blk.") && ++matrices == 4) throw ToolError(kExitCancelled, "stopped");
     };
-    EXPECT_THROW(calibrate_matrices(engine, request, options, work, stops, &other_hash), ToolError);
+    EXPECT_THROW(Calibrator(engine, request, options, work, stops).matrices(), ToolError);
     std::vector<std::string> done;
     const auto notes = [&](const std::string& what, uint64_t, uint64_t) { done.push_back(what); };
-    const auto resumed = calibrate_matrices(engine, request, options, work, notes, &other_hash);
-    EXPECT_EQ(hash, other_hash);
+    const auto resumed = Calibrator(engine, request, options, work, notes).matrices();
     EXPECT_EQ(std::count_if(done.begin(), done.end(), [](const std::string& s) { return s.starts_with("blk."); }), 2);
     for (size_t i = 0; i < whole.size(); ++i) EXPECT_EQ(whole[i].bytes, resumed[i].bytes) << i;
     // A file cut short keeps its whole records; one of another request none.
     std::filesystem::resize_file(work, std::filesystem::file_size(work) - 5);
     done.clear();
-    const auto again = calibrate_matrices(engine, request, options, work, notes, &other_hash);
+    const auto again = Calibrator(engine, request, options, work, notes).matrices();
     EXPECT_EQ(std::count_if(done.begin(), done.end(), [](const std::string& s) { return s.starts_with("blk."); }), 1);
     for (size_t i = 0; i < whole.size(); ++i) EXPECT_EQ(whole[i].bytes, again[i].bytes) << i;
     // Nor does one whose last record is damaged have that one.
@@ -188,13 +198,79 @@ TEST(Calibration, OfAModelIsBoundedAndGoesOn) {
     damaged[damaged.size() - 100] ^= 4;
     write_file(work, damaged);
     done.clear();
-    const auto mended = calibrate_matrices(engine, request, options, work, notes, &other_hash);
+    const auto mended = Calibrator(engine, request, options, work, notes).matrices();
     EXPECT_EQ(std::count_if(done.begin(), done.end(), [](const std::string& s) { return s.starts_with("blk."); }), 1);
     for (size_t i = 0; i < whole.size(); ++i) EXPECT_EQ(whole[i].bytes, mended[i].bytes) << i;
     options.gptq.damping = 0.02;
     done.clear();
-    calibrate_matrices(engine, request, options, work, notes, &other_hash);
+    Calibrator(engine, request, options, work, notes).matrices();
     EXPECT_EQ(std::count_if(done.begin(), done.end(), [](const std::string& s) { return s.starts_with("blk."); }), 5);
+    std::filesystem::remove(work);
+}
+
+// One grid a row at several steps: the text is read once while there is memory for all moments, else again, to the same
+// bytes. A work file has matrices of each step, and those that no step changes once.
+TEST(Calibration, StepsOfAGridShareTheText) {
+    EngineOptions engine;
+    engine.model = keel_test::source_path("samples/models/books-7m-f16.gguf");
+    engine.threads = 1;
+    const ModelFile source = open_model(engine.model);
+    QuantizeRequest request;
+    request.matrices = matrices_of(*source.model, *source.reader.get());
+    request.types = TypeRules("blk.0.attn_*=Q8_0,blk.1.attn_k=Q3_K").choose(request.matrices, source.model->spec);
+    CalibrationOptions options;
+    options.text = {keel_test::source_path("samples/models/books-val-sample.jsonl"), 1, 96};
+    const std::string work = testing::TempDir() + "steps." + std::to_string(getpid());
+    std::vector<std::string> done;
+    const auto notes = [&](const std::string& what, uint64_t, uint64_t) { done.push_back(what); };
+    // Passes over the text and matrices of a call.
+    const auto of_call = [&](Calibrator& calibrator, double step) {
+        done.clear();
+        calibrator.matrices(step);
+        const auto reads = std::count(done.begin(), done.end(), "second moments");
+        return std::pair(reads, static_cast<ptrdiff_t>(done.size()) - reads);
+    };
+    using Work = std::pair<ptrdiff_t, ptrdiff_t>;
+    Calibrator one(engine, request, options, work, notes);
+    EXPECT_EQ(of_call(one, 0.3), Work(1, 5));
+    const std::vector<CalibratedMatrix> fine = one.matrices(0.3);
+    EXPECT_EQ(of_call(one, 0.8), Work(0, 4));
+    const std::vector<CalibratedMatrix> coarse = one.matrices(0.8);
+    size_t grids = 0;
+    for (size_t i = 0; i < fine.size(); ++i) {
+        if (request.types[i] != kernels::kQ8_0) {
+            EXPECT_EQ(fine[i].bytes, coarse[i].bytes);
+            continue;
+        }
+        ++grids;
+        const ModelMatrix& m = request.matrices[i];
+        EXPECT_LT(fine[i].error, fine[i].nearest_error) << m.name;
+        EXPECT_LT(coarse[i].error, 0.8 * coarse[i].nearest_error) << m.name;
+        EXPECT_LT(2 * fine[i].error, coarse[i].error) << m.name;
+        const std::vector<uint8_t> nearest = quantize_row_steps(matrix_values(source, m), m.columns, 0.8);
+        ASSERT_EQ(nearest.size(), coarse[i].bytes.size());
+        EXPECT_NE(nearest, coarse[i].bytes);
+        for (size_t block = 0; block < nearest.size(); block += 34)
+            ASSERT_TRUE(std::equal(&nearest[block], &nearest[block] + 2, &coarse[i].bytes[block])) << "scales stay";
+    }
+    EXPECT_EQ(grids, 4u);
+
+    options.moment_bytes = 1;
+    Calibrator other(engine, request, options, {}, notes);
+    EXPECT_EQ(of_call(other, 0.8), Work(2, 5));
+    EXPECT_EQ(of_call(other, 0.3), Work(1, 4));  // of one block
+    for (size_t i = 0; i < fine.size(); ++i) EXPECT_EQ(other.matrices(0.3)[i].bytes, fine[i].bytes) << i;
+
+    Calibrator resumed(engine, request, options, work, notes);
+    EXPECT_EQ(of_call(resumed, 0.3), Work(0, 0));
+    EXPECT_EQ(of_call(resumed, 0.8), Work(0, 0));
+    for (size_t i = 0; i < fine.size(); ++i) EXPECT_EQ(resumed.matrices(0.8)[i].bytes, coarse[i].bytes) << i;
+    EXPECT_EQ(of_call(resumed, 0.5), Work(1, 4));
+    EXPECT_EQ(of_call(resumed, 0), Work(1, 4));  // scales of their own
+    EXPECT_EQ(of_call(resumed, 0.5), Work(0, 0));
+    options.gptq.sweeps = 1;
+    Calibrator changed(engine, request, options, work, notes);
+    EXPECT_EQ(of_call(changed, 0.3), Work(2, 5));
     std::filesystem::remove(work);
 }
 
@@ -211,11 +287,10 @@ TEST(Calibration, AddsUpTheLayersOfABlock) {
     request.types = TypeRules("blk.*.ffn_up=Q4_0,blk.1.attn_output=Q4_0").choose(request.matrices, spec);
     CalibrationOptions options;
     options.text = {keel_test::source_path("samples/models/books-val-sample.jsonl"), 2, 96};
-    uint64_t hash = 0;
     const auto nothing = [](const std::string&, uint64_t, uint64_t) {};
-    const auto whole = calibrate_matrices(engine, request, options, {}, nothing, &hash);
+    const auto whole = Calibrator(engine, request, options, {}, nothing).matrices();
     options.moment_bytes = 1;  // a block at a time
-    const auto one_by_one = calibrate_matrices(engine, request, options, {}, nothing, &hash);
+    const auto one_by_one = Calibrator(engine, request, options, {}, nothing).matrices();
 
     KvSpec exact;
     exact.k_format = exact.v_format = KEEL_KV_F32;

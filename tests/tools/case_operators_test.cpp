@@ -6,6 +6,7 @@
 
 namespace {
 
+using keel::tools::CaseDecoder;
 using keel::tools::decode_case;
 using keel::tools::encode_case;
 
@@ -100,6 +101,18 @@ TEST(CaseOperators, EveryTextComesBack) {
             if (cut >= back && encoded[cut - back] == '\xee') cut -= back;
         const std::string part = decode_case(std::string_view(encoded).substr(0, cut)).text;
         ASSERT_TRUE(text.starts_with(part)) << shown(encoded);
+        // It may come in any pieces.
+        CaseDecoder decoder;
+        std::string streamed;
+        for (size_t at = 0; at < encoded.size();) {
+            const size_t piece = std::min<size_t>(random() % 4, encoded.size() - at);
+            decoder.add(std::string_view(encoded).substr(at, piece), &streamed);
+            ASSERT_TRUE(text.starts_with(streamed)) << shown(encoded);
+            ASSERT_LE(streamed.size(), at += piece);
+        }
+        ASSERT_TRUE(decoder.finish(&streamed));
+        ASSERT_EQ(text, streamed);
+        ASSERT_EQ(0u, decoder.malformed());
     }
 }
 
@@ -110,6 +123,45 @@ TEST(CaseOperators, WhatNoTextBecomesIsMalformed) {
     EXPECT_EQ("ab", decode_case(hidden("ab^c")).text);  // up to there
     for (const char* good : {"^a>b", "+a", "AbC", "!^^a", "a!>b"})
         EXPECT_TRUE(decode_case(hidden(good)).well_formed) << good;
+}
+
+TEST(CaseOperators, AStreamGoesOnBehindWhatIsMalformed) {
+    struct Case {
+        const char *encoded, *text;
+        uint64_t malformed;
+        bool complete;
+    };
+    const Case cases[] = {
+        {"a^b +c", "ab C", 1, true},
+        {"^^a", "A", 1, true},
+        {"^ a", " a", 1, true},
+        {">a b>c", "a bC", 1, true},
+        {"+ab>c d", "ABC d", 1, true},
+        {"!a ^b", "a B", 1, true},
+        {"a^", "a", 1, true},
+        {"a ^", "a ", 0, false},
+        {"!", "", 0, false},
+        {"^+>x", "X", 2, true},
+        {"x!", "x", 0, false},
+        {"^\xc3\xa9^e",
+         "\xc3\xa9"
+         "E",
+         1, true},
+    };
+    for (const Case& c : cases) {
+        CaseDecoder decoder;
+        std::string text;
+        decoder.add(hidden(c.encoded), &text);
+        EXPECT_EQ(c.complete, decoder.finish(&text)) << c.encoded;
+        EXPECT_EQ(c.text, text) << c.encoded;
+        EXPECT_EQ(c.malformed, decoder.malformed()) << c.encoded;
+    }
+    CaseDecoder decoder;
+    std::string text;
+    decoder.add("x\xee\x80", &text);
+    EXPECT_EQ("x", text);  // an operator, perhaps
+    EXPECT_TRUE(decoder.finish(&text));
+    EXPECT_EQ("x\xee\x80", text);
 }
 
 }  // namespace

@@ -334,6 +334,16 @@ expect "and run, rotated" bash -c "'$keel' plan '$work/t.gguf' | grep -q q8_rota
 rules=token_embd=keep
 for layer in 1 2 3 4 5 6 7; do rules=$rules,blk.$layer.*=keep; done  # what is left are 786,432 of 7,340,032 weights
 printf '{"text": "A light was seen at the end of the street, and then it went out."}\n' >"$work/other.jsonl"
+distilled() { "$keel" quantize "$model" "$work/d.gguf" --types "blk.7.attn_v=Q4_0" --calibrate "$work/two.jsonl" --calibration-tokens 64 --distill 1 --distill-last 1 --distill-texts 1 "$@"; }
+expect "trained between codes" exits 0 distilled --json
+expect "what it is worth is said" holds '"distilled_kl": [0-9.]*[1-9]'
+expect "and what the codes are" holds '"output_error": '
+expect "the file runs" exits 0 "$keel" run "$work/d.gguf" --max-tokens 2
+expect "nothing else is left of it" [ ! -e "$work/d.gguf.calibrated" ]
+expect "not of layers that share weights" exits 3 "$keel" quantize "$source/tests/data/wired/wired.gguf" "$work/x.gguf" --types "blk.0.ffn_up=Q4_0" --calibrate "$work/two.jsonl" --distill 1
+expect "nor without a text" exits 2 "$keel" quantize "$model" "$work/x.gguf" --distill 1
+expect "nor on one grid a row" exits 2 distilled --row-step 0.5
+expect "nor at no rate" exits 2 distilled --distill-rate 0
 expect "types under a bound" exits 0 "$keel" quantize "$model" "$work/s.gguf" --types "$rules" --bits 14.82 --tune "$work/other.jsonl" --calibrate "$work/two.jsonl" --json
 bits=$(sed -n 's/^  "bits": \([0-9.]*\),/\1/p' "$work/out")
 expect "bits ${bits:-none} are within it" awk "BEGIN { exit !(${bits:-99} > 14.7 && ${bits:-99} <= 14.82) }"
@@ -349,9 +359,12 @@ budgeted() { "$keel" quantize "$model" "$work/b.gguf" --types Q8_0 --budget "$1"
 expect "a budget" exits 0 budgeted 4000000
 packed=$(sed -n 's/^    "pack_bytes": \([0-9]*\).*/\1/p' "$work/out")
 expect "nearly used by ${packed:-nothing} bytes" [ "${packed:-0}" -le 3987655 -a "${packed:-0}" -gt 3985000 ]
-expect "of a pack that keeps it" exits 0 "$keel" pack "$work/b.gguf" "$work/b.keel" --codec rans --budget 4000000 --code "$work/code"
+codec=rans
+"$keel" pack "$model" "$work/b.keel" --codec zstd >"$work/out.zstd" 2>&1 && codec=auto
+expect "text is packed where there is zstd" holds "\"codec\": \"$codec\""
+expect "of a pack that keeps it" exits 0 "$keel" pack "$work/b.gguf" "$work/b.keel" --codec $codec --budget 4000000 --code "$work/code"
 expect "to the byte" [ "$(stat -c %s "$work/b.keel")" = "${packed:-0}" ]
-expect "and not a byte less" exits 4 "$keel" pack "$work/b.gguf" "$work/less.keel" --codec rans --budget $((${packed:-0} + 12344)) --code "$work/code"
+expect "and not a byte less" exits 4 "$keel" pack "$work/b.gguf" "$work/less.keel" --codec $codec --budget $((${packed:-0} + 12344)) --code "$work/code"
 expect "which says by how much" holds ': 1 over' err
 expect "and writes nothing" [ ! -e "$work/less.keel" ]
 expect "it is scored" exits 0 "$keel" eval ppl "$work/b.keel" "$work/two.jsonl" --window 64 --against "$model" --json
@@ -365,6 +378,13 @@ expect "kept by ${packed:-no} bytes" [ "${packed:-13000001}" -le 13000000 -a "${
 expect "types that are too large for one" exits 4 "$keel" quantize "$model" "$work/x.gguf" --types "$rules" --budget 9000000 --tune "$work/other.jsonl"
 expect "by so many bytes" holds 'bytes over the budget' err
 expect "one grid of this step" exits 0 "$keel" quantize "$model" "$work/g.gguf" --types Q8_0 --row-step 0.3
+expect "calibrated" exits 0 "$keel" quantize "$model" "$work/g.gguf" --types "blk.0.ffn_*=Q8_0" --row-step 0.9 --calibrate "$work/two.jsonl" --json
+expect "outputs are nearer" bash -c "sed -n 's/.*\"output_error\(_nearest\)*\": \([-0-9.e]*\).*/\2/p' '$work/out' | awk 'NR % 2 { nearest = \$1; next } { n += \$1 < nearest } END { exit n != 3 }'"
+expect "a budget, calibrated" exits 0 "$keel" quantize "$model" "$work/g.gguf" --types "blk.0.*=Q8_0" --budget 11600000 --calibrate "$work/two.jsonl" --json
+packed=$(sed -n 's/^    "pack_bytes": \([0-9]*\).*/\1/p' "$work/out")
+expect "nearly used by ${packed:-nothing} bytes" [ "${packed:-0}" -le 11600000 -a "${packed:-0}" -gt 11599900 ]
+expect "by the codes of the file" bash -c "grep -q '\"output_error\"' '$work/out' && '$keel' pack '$work/g.gguf' '$work/g.keel' --codec $codec && [ \$(stat -c %s '$work/g.keel') = ${packed:-0} ]"
+expect "nothing else is left" [ -z "$(ls "$work" | grep -e trial -e calibrated)" ]
 expect "a dry run" exits 0 "$keel" quantize "$model" "$work/x.gguf" --types IQ4_XS --dry-run
 expect "writes nothing" [ ! -e "$work/x.gguf" ]
 

@@ -164,9 +164,8 @@ TEST(Trellis, OfAModel) {
     request.types = TypeRules("blk.1.attn_output=WT3,blk.0.attn_k=Q4_K").choose(request.matrices, source.model->spec);
     CalibrationOptions options;
     options.text = {keel_test::source_path("samples/models/books-val-sample.jsonl"), 2, 128};
-    uint64_t hash = 0;
-    const auto matrices = calibrate_matrices(
-        engine, request, options, {}, [](const std::string&, uint64_t, uint64_t) {}, &hash);
+    const auto matrices =
+        Calibrator(engine, request, options, {}, [](const std::string&, uint64_t, uint64_t) {}).matrices();
     size_t calibrated = 0;
     for (size_t i = 0; i < matrices.size(); ++i) {
         if (matrices[i].bytes.empty()) continue;

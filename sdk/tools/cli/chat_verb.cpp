@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "sdk/tools/cli/verbs.h"
+#include "sdk/tools/common/case_text.h"
 #include "sdk/tools/common/generation.h"
 #include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/line_editor.h"
@@ -16,7 +17,9 @@ struct Options {
     EngineOptions engine;
     SamplingOptions sampling;
     std::string system;
-    bool stats = false;
+    bool stats = false, case_operators = false;
+    // A text as the model reads it.
+    std::string read(const std::string& text) const { return case_operators ? encode_case(text) : text; }
 };
 
 constexpr const char *kSystem = "system", *kUser = "user", *kAssistant = "assistant";
@@ -86,10 +89,20 @@ std::string template_name_of(const Options& o, const LoadedModel& m) {
     return chat_family_name(family);
 }
 
+// Whether the tokens of a message do not give it back, which is said.
+bool is_lossy(const Options& o, const LoadedModel& m, const std::string& text) {
+    if (!o.case_operators) return false;
+    const std::string read = encode_case(text);
+    if (CaseText(read.size()).gives_back(m.engine, tokenize(m.engine, read, 0), text)) return false;
+    fputs("[the tokens of this message do not give it back]\n", stderr);
+    return true;
+}
+
 // One message and its answer; false after Ctrl-C.
 bool turn(const Options& o, const Console& console, LoadedModel& m, Session& session, std::vector<Message>& messages,
           const std::string& line) {
-    messages.push_back({kUser, line});
+    messages.push_back({kUser, o.read(line)});
+    const bool lossy = is_lossy(o, m, line);
     // An answer gets a quarter of the context, if it may be that long; what is too long for that is cut.
     const uint32_t room = std::min(o.sampling.max_tokens, m.plan.context_tokens / 4);
     uint32_t dropped = 0;
@@ -100,27 +113,40 @@ bool turn(const Options& o, const Console& console, LoadedModel& m, Session& ses
     check(session.truncate(kept), "cannot rewind the session");
     hold_to_grammar(session, o.engine);
 
+    CaseText case_text(0);
     struct Reply {
-        std::string text;
+        std::string text;  // as it is shown
         bool stream;
     } reply{{}, !console.json};
-    const TextSink sink = {[](void* context, std::string_view text) {
+    const TextSink show = {[](void* context, std::string_view text) {
                                Reply& r = *static_cast<Reply*>(context);
                                r.text += text;
                                if (r.stream) fwrite(text.data(), 1, text.size(), stdout);
                            },
                            &reply};
+    struct Written {
+        std::string text;  // as the model has it
+        TextSink next;
+    } written{{}, o.case_operators ? case_text.behind({}, show) : show};
+    const TextSink sink = {[](void* context, std::string_view text) {
+                               Written& w = *static_cast<Written*>(context);
+                               w.text += text;
+                               w.next.write(w.next.context, text);
+                           },
+                           &written};
     const Generation g = generate(m, session, rest, o.sampling.max_tokens, sink);
-    messages.push_back({kAssistant, reply.text});
+    if (o.case_operators) case_text.finish();
+    messages.push_back({kAssistant, written.text});
     if (console.json) {
-        const Json turn = {{"user", line},
-                           {"assistant", reply.text},
-                           {"stop", stop_reason_text(g.reason)},
-                           {"dropped_turns", dropped},
-                           {"prompt_tokens", g.prompt_tokens},
-                           {"generated_tokens", g.generated_tokens},
-                           {"prefill_tokens_per_second", g.prefill_rate()},
-                           {"decode_tokens_per_second", g.decode_rate()}};
+        Json turn = {{"user", line},
+                     {"assistant", reply.text},
+                     {"stop", stop_reason_text(g.reason)},
+                     {"dropped_turns", dropped},
+                     {"prompt_tokens", g.prompt_tokens},
+                     {"generated_tokens", g.generated_tokens},
+                     {"prefill_tokens_per_second", g.prefill_rate()},
+                     {"decode_tokens_per_second", g.decode_rate()}};
+        if (o.case_operators) turn["case_operators"] = {{"lossy_message", lossy}, {"malformed", case_text.malformed()}};
         printf("%s\n", turn.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
         return g.reason != StopReason::kCancelled;
     }
@@ -135,12 +161,13 @@ bool turn(const Options& o, const Console& console, LoadedModel& m, Session& ses
 }
 
 void chat(const Options& o, const Console& console) {
-    const PreparedSampling sampling(o.sampling);
+    const PreparedSampling sampling(o.case_operators ? with_case_operators(o.sampling) : o.sampling);
     LoadedModel m = load_model(o.engine, console);
     const std::string template_name = template_name_of(o, m);
     Session session = open_session(m);
     sampling.apply(session);
 
+    is_lossy(o, m, o.system);
     const bool interactive = stdin_is_terminal() && !console.json;
     if (interactive)
         fprintf(stderr, "%s, %s template. /reset begins again, /quit or Ctrl-D ends, Ctrl-C stops an answer.\n",
@@ -148,7 +175,7 @@ void chat(const Options& o, const Console& console) {
     std::vector<Message> messages;
     const auto reset = [&] {
         messages.clear();
-        if (!o.system.empty()) messages.push_back({kSystem, o.system});
+        if (!o.system.empty()) messages.push_back({kSystem, o.read(o.system)});
     };
     reset();
     LineEditor editor(interactive, "> ");
@@ -188,6 +215,7 @@ void add_chat_verb(Verb app, Console& console) {
     add_backend_options(verb, o->engine);
     add_sampling_options(verb, o->sampling);
     add_grammar_options(verb, o->engine);
+    add_case_operators_option(verb, o->case_operators);
     verb.add_option("--system", o->system, "system message");
     verb.add_option("--template", o->engine.chat_template,
                     "a file with a chat template or a family's name, in place of the model's own");

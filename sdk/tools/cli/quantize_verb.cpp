@@ -11,6 +11,7 @@
 #ifdef KEEL_HAVE_CALIBRATION
 #include "sdk/tools/common/text_documents.h"
 #include "sdk/tools/lab/quantize/calibration.h"
+#include "sdk/tools/lab/quantize/distillation.h"
 #include "sdk/tools/lab/quantize/type_solver.h"
 #endif
 
@@ -25,6 +26,8 @@ struct Options {
     uint32_t documents = 0, tokens = 512, sweeps = 2;
     double damping = 0.01;
     bool own_order = false;
+    uint32_t distill_steps = 0, last_steps = 60, distill_texts = 4;
+    double distill_rate = 0.004;
     std::string tune, bytes;  // of solved types
     uint32_t tune_documents = 4, tune_tokens = 256;
     double bits = 0, loss = 0;
@@ -171,37 +174,71 @@ double solve(const Options& o, const Console& console, const std::vector<bool>& 
     request->notes.push_back({"tuning_text", strf("%016llx", static_cast<unsigned long long>(solved.text_hash))});
     return solved.predicted_loss;
 #else
-    (void)console, (void)free, (void)request;
+    (void)o, (void)console, (void)free, (void)request;
     throw ToolError(kExitUsage, "this keel was built without Eigen (libeigen3-dev), which solving types needs");
 #endif
 }
 
-// Codes of the request's matrices calibrated on the text of the options, and what the file says of it.
-std::vector<OutputErrors> calibrate(const Options& o, const Console& console, QuantizeRequest* request) {
+// Codes of the request's matrices calibrated on the text of the options.
+class Calibration {
+  public:
+    Calibration(const Options& o, const Console& console, const QuantizeRequest& request)
+        : work_(o.out + ".calibrated"), bar_(console, "calibrating") {
 #ifdef KEEL_HAVE_CALIBRATION
-    EngineOptions engine;
-    engine.model = o.in;
-    engine.threads = o.threads;
-    CalibrationOptions options;
-    options.text = {o.text, o.documents, o.tokens};
-    options.moment_bytes = parse_bytes(o.memory);
-    options.gptq = {o.damping, !o.own_order, o.sweeps, request->threads};
-    uint64_t hash = 0;
-    ProgressBar bar(console, "calibrating");
-    const auto matrices = std::make_shared<std::vector<CalibratedMatrix>>(calibrate_matrices(
-        engine, *request, options, o.out + ".calibrated",
-        [&](const std::string& what, uint64_t done, uint64_t total) { bar.update(done, total, what); }, &hash));
-    request->quantize = [matrices](size_t matrix) { return (*matrices)[matrix].bytes; };
-    request->notes.push_back({"calibration_text", strf("%016llx", static_cast<unsigned long long>(hash))});
-    std::vector<OutputErrors> errors;
-    for (const CalibratedMatrix& m : *matrices) errors.push_back({m.nearest_error, m.error});
-    return errors;
+        EngineOptions engine;
+        engine.model = o.in;
+        engine.threads = o.threads;
+        CalibrationOptions options;
+        options.text = {o.text, o.documents, o.tokens};
+        options.moment_bytes = parse_bytes(o.memory);
+        options.gptq = {o.damping, !o.own_order, o.sweeps, request.threads};
+        const CalibrationProgress show = [this](const std::string& what, uint64_t done, uint64_t total) {
+            bar_.update(done, total, what);
+        };
+        if (o.distill_steps) {
+            distilled_ = distill_matrices(engine, request, options,
+                                          {o.distill_steps, o.last_steps, o.distill_texts, o.distill_rate}, work_, show,
+                                          &text_hash);
+            distilled_kl = distilled_->divergence;
+            return;
+        }
+        calibrator_ = std::make_unique<Calibrator>(engine, request, options, work_, show);
+        text_hash = calibrator_->text_hash();
 #else
-    (void)console, (void)request;
-    throw ToolError(kExitUsage,
-                    "this keel was built without Eigen (libeigen3-dev), which --calibrate " + o.text + " needs");
+        (void)request;
+        throw ToolError(kExitUsage,
+                        "this keel was built without Eigen (libeigen3-dev), which --calibrate " + o.text + " needs");
 #endif
-}
+    }
+    // The request has them until the next call. row_step: 0, or of one grid for each row.
+    void use(double row_step, QuantizeRequest* request) {
+        (void)row_step, (void)request;
+#ifdef KEEL_HAVE_CALIBRATION
+        const std::vector<CalibratedMatrix>& matrices =
+            distilled_ ? distilled_->matrices : calibrator_->matrices(row_step);
+        if (distilled_) request->changed = distilled_->vectors;
+        request->quantize = [&matrices](size_t matrix) { return matrices[matrix].bytes; };
+        errors.clear();
+        for (const CalibratedMatrix& m : matrices) errors.push_back({m.nearest_error, m.error});
+#endif
+    }
+    // Work done that nobody needs any more.
+    void forget() const {
+        remove(work_.c_str());
+    }
+
+    uint64_t text_hash = 0;
+    std::vector<OutputErrors> errors;  // of what is used
+    double distilled_kl = 0;           // on the text
+
+  private:
+    const std::string work_;
+    ProgressBar bar_;
+#ifdef KEEL_HAVE_CALIBRATION
+    std::unique_ptr<Calibrator> calibrator_;
+    std::optional<DistilledModel> distilled_;
+#endif
+};
 
 int quantize(const Options& o, const Console& console) try {
     std::optional<TypeRules> rules;
@@ -221,21 +258,36 @@ int quantize(const Options& o, const Console& console) try {
         predicted_loss = solve(
             o, console, rules ? rules->undecided(request.matrices) : std::vector<bool>(request.matrices.size(), true),
             &request);
-    std::vector<OutputErrors> errors;
-    if (!o.text.empty() && !o.dry_run) {
+    std::optional<Calibration> calibration;
+    if (!o.text.empty())
         request.notes[1].second = strf("GPTQ, damping %g, %s, %u sweeps", o.damping,
                                        o.own_order ? "columns in order" : "activation order", o.sweeps);
-        errors = calibrate(o, console, &request);
+    if (o.distill_steps)
+        request.notes[1].second += strf(", %u steps of distillation at %g a site", o.distill_steps, o.distill_rate);
+    if (o.row_step > 0 || o.fits_steps())
+        request.notes[1].second =
+            (o.text.empty() ? "" : request.notes[1].second + ", ") + "Q8_0 with one scale for each row";
+    if (!o.text.empty() && !o.dry_run) {
+        calibration.emplace(o, console, request);
+        request.notes.push_back(
+            {"calibration_text", strf("%016llx", static_cast<unsigned long long>(calibration->text_hash))});
+        if (!o.fits_steps()) calibration->use(o.row_step, &request);
     }
     if (o.row_step > 0) use_row_steps(source, o.row_step, &request);
-    if (o.row_step > 0 || o.fits_steps()) request.notes[1].second = "Q8_0 with one scale for each row";
     std::vector<QuantizedTensor> tensors;
     double step = o.row_step;
     if (o.fits_steps() && !o.dry_run) {
+        UseStep calibrated;
+        if (calibration)
+            calibrated = [&](double at, QuantizeRequest* of) {
+                calibration->use(at, of);
+                use_row_steps(source, at, of);
+            };
         ProgressBar bar(console, "quantizing");
         WrittenModel written = write_within(
             source, request, o.out, budget_of(o.budget, o.code),
-            [&](const std::string& tensor, uint64_t done, uint64_t total) { bar.update(done, total, tensor); });
+            [&](const std::string& tensor, uint64_t done, uint64_t total) { bar.update(done, total, tensor); },
+            calibrated);
         tensors = std::move(written.tensors);
         step = written.step;
     } else if (o.dry_run) {
@@ -245,8 +297,9 @@ int quantize(const Options& o, const Console& console) try {
         tensors = write_quantized(
             source, request, o.out,
             [&](const std::string& tensor, uint64_t done, uint64_t total) { bar.update(done, total, tensor); });
-        if (!o.text.empty()) remove((o.out + ".calibrated").c_str());
     }
+    if (calibration) calibration->forget();
+    const std::vector<OutputErrors> errors = calibration ? calibration->errors : std::vector<OutputErrors>();
     const ByteBudget budget = budget_of(o.budget, o.code);
     const uint64_t packed = o.budget && !o.dry_run ? packed_bytes(o.out) : 0;
     if (budget.code + packed > budget.bytes && packed) {
@@ -261,14 +314,23 @@ int quantize(const Options& o, const Console& console) try {
     if (console.json) {
         Json report = report_json(o, source, tensors, errors);
         if (o.solves()) report["predicted_kl"] = predicted_loss;
+        if (o.distill_steps && calibration) report["distilled_kl"] = calibration->distilled_kl;
         if (step > 0) report["row_step"] = step;
-        if (packed) report["budget"] = {{"bytes", budget.bytes}, {"code_bytes", budget.code}, {"pack_bytes", packed}};
+        if (packed)
+            report["budget"] = {{"bytes", budget.bytes},
+                                {"code_bytes", budget.code},
+                                {"pack_bytes", packed},
+                                {"codec", budget_codec_name()}};
         print_json(report);
     } else {
         print_report(o, source, tensors, errors);
         if (o.solves()) printf("predicted KL   %.6f nats per token, with nearest codes\n", predicted_loss);
+        if (o.distill_steps && calibration)
+            printf("distilled KL   %.6f nats per token, on the calibration text\n", calibration->distilled_kl);
         if (step > 0) printf("grid           %.5f standard deviations of a row to a step\n", step);
-        if (packed) printf("budget         %s, packed with --codec rans\n", budget_text(budget, packed).c_str());
+        if (packed)
+            printf("budget         %s, packed with --codec %s\n", budget_text(budget, packed).c_str(),
+                   budget_codec_name());
     }
     return kExitOk;
 } catch (const std::invalid_argument& error) {
@@ -300,13 +362,24 @@ void add_quantize_verb(Verb app, Console& console) {
                         "a text, or .jsonl with a field \"text\" per line: codes are chosen so that the outputs on it "
                         "stay what they are (GPTQ). Work done is kept in OUT.calibrated until OUT is there");
     const auto calibration = [&](const char* name, auto& value, const char* what) {
-        verb.add_option(name, value, what).capture_default_str().needs(text).group("Calibration");
+        return verb.add_option(name, value, what).capture_default_str().needs(text).group("Calibration");
     };
     calibration("--calibration-documents", o->documents, "the first N documents of it; 0: all");
     calibration("--calibration-tokens", o->tokens, "tokens of each");
     calibration("--calibration-memory", o->memory, "for second moments: decides how often the text is read");
     calibration("--damping", o->damping, "part of the mean second moment that is added to each");
     calibration("--sweeps", o->sweeps, "rounds over all columns afterwards");
+    const VerbOption distill =
+        calibration("--distill", o->distill_steps,
+                    "steps of training after each site of a layer: what has no codes yet learns to predict what the "
+                    "source predicts, and vectors in F32 with it. Takes memory for five times all weights in F32");
+    const auto distillation = [&](const char* name, auto& value, const char* what) {
+        return verb.add_option(name, value, what).capture_default_str().needs(distill).group("Calibration");
+    };
+    distillation("--distill-last", o->last_steps, "steps of vectors alone, behind all codes");
+    distillation("--distill-texts", o->distill_texts, "windows of at most 512 tokens of a step").positive();
+    distillation("--distill-rate", o->distill_rate, "of a step, as a part of a tensor's root mean square")
+        .range(1e-6, 0.1);
     verb.add_flag("--own-order", o->own_order, "columns in their own order, not by activation")
         .needs(text)
         .group("Calibration");
@@ -325,12 +398,13 @@ void add_quantize_verb(Verb app, Console& console) {
     const VerbOption budget =
         verb.add_option(
                 "--budget", o->budget,
-                "bytes of the pack that keel pack --codec rans makes of OUT, and of --code, together. With --tune "
-                "types are solved for it, else the scales of matrices that become Q8_0")
+                "bytes of the pack that keel pack --codec auto (rans in a build without zstd) makes of OUT, and of "
+                "--code, together. With --tune types are solved for it, else the scales of matrices that become Q8_0")
             .positive()
             .excludes(bits)
             .excludes(bytes)
             .excludes(loss)
+            .excludes(distill)
             .group("Types under a bound");
     verb.add_option("--code", o->code, "a file of the code that the budget pays for")
         .expected(1)
@@ -339,10 +413,10 @@ void add_quantize_verb(Verb app, Console& console) {
         .group("Types under a bound");
     verb.add_option("--row-step", o->row_step,
                     "Q8_0 with one scale for each row, so many of its standard deviations (SDClip: k / 127); a file of "
-                    "few bytes when packed with --codec rans, not in memory")
+                    "few bytes when packed with --codec auto, not in memory")
         .range(kSmallestRowStep, kLargestRowStep)
+        .excludes(distill)
         .excludes(budget)
-        .excludes(text)
         .group("Types under a bound");
     bound("--tune-documents", o->tune_documents, "the first N documents of it").capture_default_str();
     bound("--tune-tokens", o->tune_tokens, "tokens of each").capture_default_str();

@@ -66,6 +66,13 @@ void add_grammar_options(CLI::App& verb, EngineOptions& options) {
         ->excludes(grammar);
 }
 
+void add_case_operators_option(CLI::App& verb, bool& on) {
+    verb.add_flag("--case-operators", on,
+                  "the model reads and writes words in lower case behind the operators U+E001 to U+E004 of \"lossless "
+                  "caps\": prompts, messages and --stop are encoded, what it writes is decoded. Files do not say it. "
+                  "Grammars and templates see the operators");
+}
+
 void add_engine_options(CLI::App& verb, EngineOptions& options) {
     verb.add_option("model,-m,--model", options.model, "GGUF file")->required();
     verb.add_option("--threads,-t", options.threads, "compute threads (default: one per usable core)")->group("Engine");

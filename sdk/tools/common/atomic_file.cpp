@@ -64,4 +64,9 @@ void write_file(const std::string& path, std::span<const char> contents) {
     file.commit();
 }
 
+RemovedAtTheEnd::~RemovedAtTheEnd() {
+    std::error_code ignored;
+    std::filesystem::remove(path, ignored);
+}
+
 }  // namespace keel::tools

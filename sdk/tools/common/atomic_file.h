@@ -32,4 +32,10 @@ class AtomicFile {
 
 void write_file(const std::string& path, std::span<const char> contents);
 
+// A file that is only needed while this lives, if it is there.
+struct RemovedAtTheEnd {
+    const std::string path;
+    ~RemovedAtTheEnd();
+};
+
 }  // namespace keel::tools

@@ -69,35 +69,70 @@ std::string encode_case(std::string_view text) {
     return out;
 }
 
+void CaseDecoder::add_operator(char which, std::string* out) {
+    if (pending_ == kEscape) {
+        append_operator(which, out);
+        in_word_ = capitals_ = false;
+        pending_ = 0;
+    } else if (pending_ || (which != kNext && which != kEscape && in_word_) ||
+               (which == kNext && (!in_word_ || capitals_))) {
+        ++malformed_;
+    } else {
+        pending_ = which;
+    }
+}
+
+void CaseDecoder::add_plain(char c, std::string* out) {
+    const bool letter = is_letter(c);
+    if (pending_ && (!letter || pending_ == kEscape)) {
+        ++malformed_;
+        pending_ = 0;
+    }
+    capitals_ = letter && (capitals_ || pending_ == kCapitals);
+    in_word_ = letter;
+    out->push_back(pending_ || capitals_ ? upper(c) : c);
+    pending_ = 0;
+}
+
+void CaseDecoder::add(std::string_view encoded, std::string* out) {
+    for (const char c : encoded) {
+        held_[held_count_++] = c;
+        while (held_count_ > 0) {
+            const std::string_view held(held_, held_count_);
+            if (const char which = operator_at(held)) {
+                held_count_ = 0;
+                add_operator(which, out);
+            } else if (held.size() < kOperatorBytes && kOperatorPrefix.starts_with(held)) {
+                break;
+            } else {
+                add_plain(held[0], out);
+                std::copy(held_ + 1, held_ + held_count_, held_);
+                --held_count_;
+            }
+        }
+    }
+}
+
+bool CaseDecoder::finish(std::string* out) {
+    for (size_t i = 0; i < held_count_; ++i) add_plain(held_[i], out);
+    held_count_ = 0;
+    return pending_ == 0;
+}
+
 DecodedCase decode_case(std::string_view encoded) {
     DecodedCase out = {"", false};
-    bool in_word = false, capitals = false;
-    char pending = 0;  // an operator that a letter has to follow
-    for (size_t at = 0; at < encoded.size();) {
-        if (const char which = operator_at(encoded.substr(at))) {
-            if (pending || (which != kNext && which != kEscape && in_word) ||
-                (which == kNext && (!in_word || capitals)))
-                return out;
-            at += kOperatorBytes;
-            if (which != kEscape) {
-                pending = which;
-                continue;
-            }
-            if (!operator_at(encoded.substr(at))) return out;
-            out.text.append(encoded.substr(at, kOperatorBytes));
-            at += kOperatorBytes;
-            in_word = capitals = false;
-            continue;
-        }
-        const char c = encoded[at++];
-        const bool letter = is_letter(c);
-        if (pending && !letter) return out;
-        capitals = letter && (capitals || pending == kCapitals);
-        in_word = letter;
-        out.text.push_back(pending || capitals ? upper(c) : c);
-        pending = 0;
+    CaseDecoder decoder;
+    size_t good = 0;  // bytes: what is malformed shows in the first byte behind it
+    bool ended = false;
+    for (size_t at = 0; at <= encoded.size() && decoder.malformed() == 0; ++at) {
+        good = out.text.size();
+        if (at < encoded.size())
+            decoder.add(encoded.substr(at, 1), &out.text);
+        else
+            ended = decoder.finish(&out.text);
     }
-    out.well_formed = pending == 0;
+    if (decoder.malformed()) out.text.resize(good);
+    out.well_formed = ended && decoder.malformed() == 0;
     return out;
 }
 

@@ -6,6 +6,7 @@
 #include <chrono>
 
 #include "sdk/tools/common/allocation_counter.h"
+#include "sdk/tools/common/case_operators.h"
 #include "sdk/tools/common/interrupt.h"
 
 namespace keel::tools {
@@ -17,6 +18,11 @@ double seconds_since(Clock::time_point start) {
 }
 
 }  // namespace
+
+SamplingOptions with_case_operators(SamplingOptions options) {
+    for (std::string& stop : options.stops) stop = encode_case(stop);
+    return options;
+}
 
 PreparedSampling::PreparedSampling(const SamplingOptions& o) : options_(o) {
     if (o.biases.size() > 256) throw ToolError(kExitUsage, "more than 256 --logit-bias are given");

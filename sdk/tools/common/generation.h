@@ -22,6 +22,10 @@ struct SamplingOptions {
     std::vector<std::string> stops, biases;  // biases: "ID=VALUE"
 };
 void add_sampling_options(CLI::App& verb, SamplingOptions& options);  // verb_options.cpp
+void add_case_operators_option(CLI::App& verb, bool& on);             // there, too
+
+// Of a model that reads its texts behind case operators (case_operators.h): what is compared with its output, encoded.
+SamplingOptions with_case_operators(SamplingOptions options);
 
 // The options checked and converted, ready to be given to sessions without allocating.
 class PreparedSampling {

@@ -5,6 +5,7 @@
 #include "sdk/tools/common/console.h"
 #include "sdk/tools/common/model_file.h"
 #include "sdk/tools/files/pack_writer.h"
+#include "sdk/tools/files/zstd_frame.h"
 
 namespace keel::tools {
 
@@ -21,7 +22,11 @@ ByteBudget budget_of(uint64_t bytes, const std::vector<std::string>& code) {
 
 uint64_t packed_bytes(const std::string& path) {
     const FileReader file = open_file(path);
-    return pack_bytes({{KEEL_PACK_MODEL, 0, "model", file.get()}}, PackCodec::kRans);
+    return pack_bytes({{KEEL_PACK_MODEL, 0, "model", file.get()}}, has_zstd() ? PackCodec::kAuto : PackCodec::kRans);
+}
+
+const char* budget_codec_name() {
+    return has_zstd() ? "auto" : "rans";
 }
 
 std::string budget_text(const ByteBudget& budget, uint64_t packed) {

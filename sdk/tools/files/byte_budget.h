@@ -14,8 +14,10 @@ struct ByteBudget {
 };
 // The code is these files. Throws ToolError: one that is none.
 ByteBudget budget_of(uint64_t bytes, const std::vector<std::string>& code);
-// Of the pack that `keel pack PATH --codec rans` writes of this model.
+// Of the pack that `keel pack PATH --codec CODEC` writes of this model, with the codec of this name: auto, or rans in a
+// build without zstd, which packs no text.
 uint64_t packed_bytes(const std::string& path);
+const char* budget_codec_name();
 
 // "code 1,000 and pack 15,998,000 of 16,000,000 bytes: 1,000 left", or so many over.
 std::string budget_text(const ByteBudget& budget, uint64_t packed);

@@ -7,7 +7,6 @@
 #include <stdexcept>
 
 #include "kernels/formats/weight_types.h"
-#include "sdk/tools/lab/quantize/row_quantizer.h"
 #include "sdk/tools/lab/quantize/row_team.h"
 
 namespace keel::tools {
@@ -70,6 +69,11 @@ double GptqFactor::loss(std::span<const float> error) const {
 
 std::vector<uint8_t> GptqFactor::quantize(uint32_t type, std::span<const float> values) const {
     if (!has_codes(type)) return quantize_rows(type, values, columns());
+    return quantize(type, values, [&](std::span<const float> row) { return RowGrid(type, row, importance_); });
+}
+
+std::vector<uint8_t> GptqFactor::quantize(uint32_t type, std::span<const float> values,
+                                          const GridOfRow& grid_of) const {
     const uint64_t n = columns(), row_bytes = kernels::weight_row_bytes(type, n);
     if (values.size() % n) throw std::invalid_argument("rows are no whole number of blocks");
     const size_t rows = values.size() / n, parts = (rows + kRowsAtATime - 1) / kRowsAtATime;
@@ -77,17 +81,18 @@ std::vector<uint8_t> GptqFactor::quantize(uint32_t type, std::span<const float> 
     in_parallel(options_.threads, parts, [&](size_t first, size_t last) {
         for (size_t part = first; part < last; ++part) {
             const size_t row = part * kRowsAtATime, count = std::min(kRowsAtATime, rows - row);
-            quantize_part(type, values.subspan(row * n, count * n), out.data() + row * row_bytes);
+            quantize_part(type, values.subspan(row * n, count * n), grid_of, out.data() + row * row_bytes);
         }
     });
     return out;
 }
 
-void GptqFactor::quantize_part(uint32_t type, std::span<const float> values, uint8_t* out) const {
+void GptqFactor::quantize_part(uint32_t type, std::span<const float> values, const GridOfRow& grid_of,
+                               uint8_t* out) const {
     const Eigen::Index n = hessian_.rows(), rows = static_cast<Eigen::Index>(values.size()) / n;
     std::vector<RowGrid> grids;
     for (Eigen::Index r = 0; r < rows; ++r)
-        grids.emplace_back(type, values.subspan(static_cast<size_t>(r * n), static_cast<size_t>(n)), importance_);
+        grids.push_back(grid_of(values.subspan(static_cast<size_t>(r * n), static_cast<size_t>(n))));
     const Eigen::Map<const Rows> original(values.data(), rows, n);
     Rows w(rows, n), chosen(rows, n);  // w in the order of columns
     for (Eigen::Index j = 0; j < n; ++j) w.col(j) = original.col(order_[static_cast<size_t>(j)]);

@@ -8,8 +8,11 @@
 #include <stdint.h>
 
 #include <Eigen/Core>
+#include <functional>
 #include <span>
 #include <vector>
+
+#include "sdk/tools/lab/quantize/row_quantizer.h"
 
 namespace keel::tools {
 
@@ -36,9 +39,12 @@ class GptqFactor {
     // values [rows][columns] -> rows of `type`. Types without codes are rounded, which is the best for them.
     // std::invalid_argument as quantize_rows.
     std::vector<uint8_t> quantize(uint32_t type, std::span<const float> values) const;
+    // The same beside other scales than quantize_rows': grid_of a row has codes of `type`.
+    using GridOfRow = std::function<RowGrid(std::span<const float> row)>;
+    std::vector<uint8_t> quantize(uint32_t type, std::span<const float> values, const GridOfRow& grid_of) const;
 
   private:
-    void quantize_part(uint32_t type, std::span<const float> values, uint8_t* out) const;
+    void quantize_part(uint32_t type, std::span<const float> values, const GridOfRow& grid_of, uint8_t* out) const;
 
     GptqOptions options_;
     Eigen::MatrixXf hessian_;  // damped, as given

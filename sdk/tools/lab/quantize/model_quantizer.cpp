@@ -164,6 +164,8 @@ std::vector<QuantizedTensor> write_quantized(const ModelFile& source, const Quan
             const size_t matrix = matrix_of[tensor];
             if (matrix != SIZE_MAX && request.types[matrix] != t.type)
                 bytes = requantized(source, request, matrix, &reports[matrix]);
+            for (const auto& [changed, values] : request.changed)
+                if (changed == tensor) bytes = values;
         }
         if (bytes.empty())
             check(read_tensor(*source.gguf(), t, offset, dst, count), "cannot read " + names[tensor]);

@@ -1,4 +1,5 @@
-// A GGUF file with other weight types: metadata and tokenizer as they are, kept tensors byte by byte.
+// A GGUF file with other weight types: metadata and tokenizer as they are, kept tensors byte by byte, but for those
+// whose values were changed.
 #pragma once
 #include <functional>
 #include <string>
@@ -28,6 +29,8 @@ struct QuantizeRequest {
     std::vector<std::pair<std::string, std::string>> notes;
     // A matrix as its new type's bytes; null, or none: nearest codes at the best scales.
     std::function<std::vector<uint8_t>(size_t matrix)> quantize;
+    // Tensors of the file that keep their type and have other values: their bytes.
+    std::vector<std::pair<uint32_t, std::vector<uint8_t>>> changed;
 };
 
 // Done of all bytes that are read. Throws what stops the work.

@@ -620,6 +620,15 @@ RowGrid::RowGrid(uint32_t type, std::span<const float> row, std::span<const floa
     for (size_t c = 0; c < row.size(); c += block)
         blocks_->fits.push_back(fit_block(shape, row.data() + c, weight.data() + c, true));
 }
+RowGrid::RowGrid(std::span<const float> row, float scale) : blocks_(std::make_unique<Blocks>()) {
+    blocks_->coded = find_coded(kernels::kQ8_0);
+    const TypeShape& shape = blocks_->coded->shape;
+    check_values(kernels::kQ8_0, row, row.size(), {});
+    constexpr double kAlike[32] = {};
+    for (size_t c = 0; c < row.size(); c += static_cast<size_t>(shape.block))
+        blocks_->fits.emplace_back().runs[0] =
+            fit_codes({row.data() + c, kAlike, shape.block}, shape.set, through_f16(scale), 0);
+}
 RowGrid::RowGrid(RowGrid&&) noexcept = default;
 RowGrid::~RowGrid() = default;
 

@@ -38,11 +38,14 @@ std::vector<float> decode_rows(uint32_t type, std::span<const uint8_t> bytes, ui
 // Types whose codes can be chosen one by one: all quantized ones but Q8_F32.
 bool has_codes(uint32_t type);
 
-// A row whose scales are those of quantize_rows and stay, while its codes are chosen column by column, in any order.
+// A row whose scales stay, while its codes are chosen column by column, in any order.
 class RowGrid {
   public:
-    // The same conditions as quantize_rows. Codes are quantize_rows' until they are chosen.
+    // Scales of quantize_rows, under the same conditions. Codes are quantize_rows' until they are chosen.
     RowGrid(uint32_t type, std::span<const float> row, std::span<const float> importance = {});
+    // Q8_0 with one scale for all of its blocks, as f16 has it. Codes are the nearest until they are chosen.
+    // std::invalid_argument: a value that is not finite, columns that are no whole blocks.
+    RowGrid(std::span<const float> row, float scale);
     RowGrid(RowGrid&&) noexcept;
     ~RowGrid();
     // The value nearest to x that the column can have; its code is kept.

@@ -1,9 +1,9 @@
 #include "sdk/tools/lab/quantize/type_solver.h"
 
 #include <algorithm>
-#include <filesystem>
 
 #include "sdk/core/hash.h"
+#include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/common/byte_allocation.h"
 #include "sdk/tools/lab/kv/kv_quality.h"
 #include "sdk/tools/lab/quantize/row_quantizer.h"
@@ -75,14 +75,6 @@ std::vector<size_t> within_excess(const Choose& choose, uint64_t bound, const Ex
     }
     return best;
 }
-
-struct RemovedAtTheEnd {
-    const std::string& path;
-    ~RemovedAtTheEnd() {
-        std::error_code ignored;
-        std::filesystem::remove(path, ignored);
-    }
-};
 
 }  // namespace
 

@@ -1,0 +1,85 @@
+#include "sdk/tools/lab/quantize/site_coder.h"
+
+#include "keel/keel_lab.h"
+#include "sdk/tools/lab/quantize/model_quantizer.h"
+#include "sdk/tools/lab/quantize/row_quantizer.h"
+#include "sdk/tools/lab/quantize/row_steps.h"
+#include "sdk/tools/lab/quantize/trellis_gptq.h"
+
+namespace keel::tools {
+
+uint32_t input_of(TensorSlot slot, bool tied) {
+    switch (slot) {
+        case kAttnQ:
+        case kAttnK:
+        case kAttnV:
+        case kAttnQkv:
+            return KEEL_LAB_ATTN_IN;
+        case kAttnOutput:
+            return KEEL_LAB_ATTN_OUT;
+        case kFfnGate:
+        case kFfnUp:
+        case kFfnGateUp:
+            return KEEL_LAB_FFN_IN;
+        case kFfnDown:
+            return KEEL_LAB_FFN_HIDDEN;
+        case kTokenEmbedding:
+            return tied ? kHeadInput : kNoInput;
+        case kOutput:
+            return kHeadInput;
+        default:
+            return kNoInput;
+    }
+}
+
+void SecondMoment::add(std::span<const float> rows) {
+    using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+    const Eigen::Index n = sum_.rows();
+    const Eigen::Map<const Rows> x(rows.data(), static_cast<Eigen::Index>(rows.size()) / n, n);
+    const Eigen::MatrixXf product = x.transpose() * x;
+    sum_ += product.cast<double>();
+    rows_ += static_cast<uint64_t>(x.rows());
+}
+
+const GptqFactor& SiteCoder::factor_of(bool trellis) {
+    std::optional<GptqFactor>& factor = trellis ? coding_order_ : plain_;
+    if (!factor) {
+        GptqOptions options = options_;
+        options.activation_order &= !trellis;
+        factor.emplace(trellis ? moment_in_coding_order(moment_->mean()) : moment_->mean(), options);
+    }
+    return *factor;
+}
+
+CalibratedMatrix SiteCoder::code(uint32_t type, std::span<const float> values, uint64_t columns, double row_step) {
+    const bool trellis = kernels::is_trellis(type);
+    const GptqFactor& factor = factor_of(trellis);
+    const auto loss_of = [&](std::vector<float> x) {
+        if (trellis) to_coding_order(x, columns);
+        return factor.loss(x);
+    };
+    const double all = loss_of({values.begin(), values.end()});
+    const auto error_of = [&](const std::vector<uint8_t>& bytes) {
+        std::vector<float> error = decode_rows(type, bytes, columns);
+        for (size_t i = 0; i < error.size(); ++i) error[i] -= values[i];
+        return all > 0 ? loss_of(std::move(error)) / all : 0;
+    };
+    const auto chosen = [&] {
+        if (trellis) return quantize_trellis(factor, type, values, options_.threads);
+        if (row_step == 0) return factor.quantize(type, values);
+        return factor.quantize(type, values, [&](std::span<const float> row) { return row_step_grid(row, row_step); });
+    };
+    std::vector<uint8_t> nearest = row_step > 0 ? quantize_row_steps(values, columns, row_step)
+                                                : quantize_matrix(type, values, columns, options_.threads);
+    CalibratedMatrix out = {chosen(), error_of(nearest), 0};
+    out.error = error_of(out.bytes);
+    if (out.error > out.nearest_error) out = {std::move(nearest), out.nearest_error, out.nearest_error};
+    return out;
+}
+
+void SiteCoder::keep_scalar_codes() {
+    moment_.reset();
+    coding_order_.reset();
+}
+
+}  // namespace keel::tools
