@@ -95,9 +95,8 @@ TEST(KvStatistics, DocumentsOfOneSourceCountTogether) {
 TEST(KvStatistics, PartsAreOfAKindAndAPrefix) {
     const std::vector<std::string> kinds = {"book", "code", "book"}, one = {"book", "book"};
     std::vector<KvPart> parts = parts_of(kinds, {64, 16, 200, 128}, 128);
-    const std::vector<std::pair<uint32_t, std::string>> expected = {{16, "book"}, {16, "code"},  {16, ""},
-                                                                    {64, "book"}, {64, "code"},  {64, ""},
-                                                                    {128, "book"}, {128, "code"}};
+    const std::vector<std::pair<uint32_t, std::string>> expected = {
+        {16, "book"}, {16, "code"}, {16, ""}, {64, "book"}, {64, "code"}, {64, ""}, {128, "book"}, {128, "code"}};
     ASSERT_EQ(parts.size(), expected.size());
     for (size_t i = 0; i < parts.size(); ++i) {
         EXPECT_EQ(parts[i].tokens, expected[i].first);
