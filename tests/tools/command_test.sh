@@ -407,6 +407,9 @@ expect "a format is no other than itself" [ "${against[0]:-1}" = 0.0 ]
 expect "differences from the reference subtract" awk "BEGIN { d = ${against[1]:-9} - 100 * (exp(${differences[1]:-0} - ${differences[0]:-0}) - 1); exit !(d < 1e-9 && d > -1e-9) }"
 expect "eval kv hears of sinks" exits 0 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-2,f16 --kv-sinks 3 --json
 expect "which coded rows get" bash -c "grep -A 4 '\"name\": \"tcq-2\"' '$work/out' | grep -q '\"sinks\": 3'"
+sed 's/^{/{"kind": "ship", /; 2s/ship/harbour/' "$work/two.jsonl" >"$work/kinds.jsonl"
+expect "eval kv by kind and prefix" exits 0 "$keel" eval kv "$model" "$work/kinds.jsonl" --formats tcq-2 --prefixes 4 --json
+expect "the parts" [ "$(sed -n 's/^          "\(first_tokens\|kind\)": \(.*\),$/\2/p' "$work/out" | tr '\n' ' ')" = '4 "ship" 4 "harbour" 4 null 2048 "ship" 2048 "harbour" ' ]
 expect "formats are not named by other options" exits 2 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-2 --kv-k tcq-3
 expect "what lies below the floor is said" exits 0 "$keel" eval kv "$model" "$work/two.jsonl" --formats kivi:2
 expect "the floor itself" holds '^floor .* KL 0.0000'
@@ -466,6 +469,18 @@ if [ -f "$shared/conformance/models/qwen2-bias-tied-f16.gguf" ]; then
 else
     echo "skipped: $shared/conformance/models/qwen2-bias-tied-f16.gguf is not there"
 fi
+# Learning while reading: token by token as in chunks, and controls that are other texts.
+learned() {
+    "$keel" eval learn "$model" "$model_text" --documents 1 --max-tokens 120 --rate 0.003 --json "$@" >"$work/out" || return 1
+    sed -n 's/^      "\(frozen\|matrix\|mixture\)": //p' "$work/out" | tr -d '\n'
+}
+read_at_once=$(learned)
+expect "decoding learns the same" [ "$(learned --decode)" = "${read_at_once:-nothing}" ]
+expect "and says what it costs" holds '"times_decode"'
+expect "shuffled is another text" [ "$(learned --shuffled)" != "$read_at_once" ]
+expect "tokens at random" learned --random
+expect "are predicted by nothing" awk "BEGIN { exit !($(sed -n 's/^      "frozen": \([0-9.]*\).*/\1/p' "$work/out") > 120 * 9) }"
+expect "one control at a time" exits 2 "$keel" eval learn "$model" "$model_text" --random --shuffled
 expect "capture kv" exits 0 "$keel" capture kv "$model" "$2/books-val-sample.jsonl" --tokens 32 --output "$work/rows.safetensors" --json
 expect "all layers are captured" holds '"tensors": 35'
 expect "the header names them" grep -q -a '"layers.7.q_after_rope":{"dtype":"F32","shape":\[32,4,64\]' "$work/rows.safetensors"

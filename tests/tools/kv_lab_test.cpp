@@ -92,6 +92,24 @@ TEST(KvStatistics, DocumentsOfOneSourceCountTogether) {
     EXPECT_GT(other.delta().interval.high, one.delta().interval.high * 1.2);
 }
 
+TEST(KvStatistics, PartsAreOfAKindAndAPrefix) {
+    const std::vector<std::string> kinds = {"book", "code", "book"}, one = {"book", "book"};
+    std::vector<KvPart> parts = parts_of(kinds, {64, 16, 200, 128}, 128);
+    const std::vector<std::pair<uint32_t, std::string>> expected = {
+        {16, "book"}, {16, "code"}, {16, ""}, {64, "book"}, {64, "code"}, {64, ""}, {128, "book"}, {128, "code"}};
+    ASSERT_EQ(parts.size(), expected.size());
+    for (size_t i = 0; i < parts.size(); ++i) {
+        EXPECT_EQ(parts[i].tokens, expected[i].first);
+        EXPECT_EQ(parts[i].kind, expected[i].second);
+    }
+    EXPECT_TRUE(parts[0].holds(15, "book"));
+    EXPECT_FALSE(parts[0].holds(16, "book"));
+    EXPECT_FALSE(parts[0].holds(0, "code"));
+    EXPECT_TRUE(parts[2].holds(0, "code"));
+    EXPECT_TRUE(parts_of(one, {}, 128).empty());
+    EXPECT_EQ(parts_of(one, {32}, 128).size(), 1u);
+}
+
 TEST(KvStatistics, DivergenceOfKnownDistributions) {
     // P = (1/2, 1/4, 1/4), Q = (1/4, 1/4, 1/2): KL = 1/2 ln 2 - 1/4 ln 2.
     const float p_logits[] = {logf(0.5f) + 3, logf(0.25f) + 3, logf(0.25f) + 3}, p[] = {0.5f, 0.25f, 0.25f};

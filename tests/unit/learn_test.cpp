@@ -43,13 +43,16 @@ struct Text {
 
 constexpr uint32_t kVocabulary = 60, kHidden = 16, kTokens = 200, kChunk = 48;
 
-std::vector<ReadingScore> read(ReadingAdapter& adapter, const Text<float>& text, uint32_t tokens = kTokens) {
+std::vector<ReadingScore> read(ReadingAdapter& adapter, const Text<float>& text, uint32_t tokens = kTokens,
+                               uint32_t at_once = kChunk) {
     std::vector<ReadingScore> scores(tokens);
     adapter.reset();
-    for (uint32_t t = 0; t < tokens; t += kChunk) {
-        const uint32_t n = std::min(kChunk, tokens - t);
-        adapter.read(&text.hidden[size_t{t} * kHidden], &text.logits[size_t{t} * kVocabulary], &text.target[t], n,
-                     t + n == tokens, &scores[t]);
+    for (uint32_t t = 0; t < tokens;) {
+        const uint32_t n = std::min({at_once, kChunk - adapter.open_tokens(), tokens - t});
+        adapter.score(&text.hidden[size_t{t} * kHidden], &text.logits[size_t{t} * kVocabulary], &text.target[t], n,
+                      &scores[t]);
+        t += n;
+        if (t == tokens || adapter.open_tokens() == kChunk) adapter.end_chunk(t == tokens);
     }
     return scores;
 }
@@ -125,6 +128,17 @@ TEST(Learn, ATextBeforeLeavesNothing) {
     ReadingAdapter adapter(b.head, options(0.05)), alone(b.head, options(0.05));
     read(adapter, a);
     expect_same(read(alone, b), read(adapter, b), kTokens);
+}
+
+TEST(Learn, TokenByTokenIsTheSame) {
+    const Text<float> text(kVocabulary, kHidden, kTokens, 4);
+    ReadingAdapter adapter(text.head, options(0.05));
+    const std::vector<ReadingScore> scores = read(adapter, text);
+    const uint64_t steps = adapter.steps();
+    for (const uint32_t at_once : {1u, 7u}) {
+        expect_same(scores, read(adapter, text, kTokens, at_once), kTokens);
+        EXPECT_EQ(adapter.steps(), steps);
+    }
 }
 
 TEST(Learn, RateZeroIsTheFrozenModel) {

@@ -32,7 +32,7 @@ struct Options {
     uint32_t decode = 0, mse_documents = 1, passage = 64, codec_documents = 8;
     std::vector<double> largest;
     double largest_kl = 2;
-    std::vector<uint32_t> probe;
+    std::vector<uint32_t> probe, prefixes;
     bool no_bos = false, per_document = false;
 };
 
@@ -56,15 +56,20 @@ struct Candidate {
             run->set_tap(codec.get());
     }
 
-    void score(const KvReference& reference, uint32_t source, bool with_row_errors, uint32_t decode) {
+    void score(const KvReference& reference, uint32_t source, const std::string& kind, bool with_row_errors,
+               uint32_t decode) {
         if (stored) run->set_tap(with_row_errors ? stored.get() : nullptr);
         const size_t decode_from = reference.positions() - std::min<size_t>(decode, reference.positions());
         std::vector<float> kept;
         run->forward(reference.input(), [&](size_t position, std::span<const float> logits) {
-            quality.score.add(compare(reference, position, logits));
+            const KvComparison comparison = compare(reference, position, logits);
+            quality.score.add(comparison);
+            for (KvPart& part : quality.parts)
+                if (part.holds(position, kind)) part.score.add(comparison);
             if (position >= decode_from) kept.insert(kept.end(), logits.begin(), logits.end());
         });
         quality.score.end_document(source);
+        for (KvPart& part : quality.parts) part.score.end_document(source);
         if (decode == 0 || quality.blocks) return;
         run->decode_again(
             reference.input(), static_cast<uint32_t>(decode_from), [&](size_t position, std::span<const float> logits) {
@@ -154,6 +159,27 @@ Json quality_json(const KvQuality& q, bool per_document) {
     return out;
 }
 
+Json parts_json(const KvQuality& q) {
+    Json out = Json::array();
+    for (const KvPart& part : q.parts) {
+        const PairedDelta delta = part.score.delta();
+        out.push_back({{"first_tokens", part.tokens},
+                       {"kind", part.kind.empty() ? Json(nullptr) : Json(part.kind)},
+                       {"documents", part.score.documents()},
+                       {"sources", part.score.sources()},
+                       {"tokens", part.score.tokens()},
+                       {"reference_nll", part.score.reference_nll()},
+                       {"delta_nll", delta.mean},
+                       {"delta_nll_95", interval_json(delta.interval, same)},
+                       {"delta_ppl_percent", ppl_percent(delta.mean)},
+                       {"delta_ppl_percent_95", interval_json(delta.interval, ppl_percent)},
+                       {"kl_mean", part.score.kl_mean()},
+                       {"kl_mean_95", interval_json(part.score.kl_interval(), same)},
+                       {"same_top_percent", part.score.same_top_percent()}});
+    }
+    return out;
+}
+
 std::string percent_text(const PairedDelta& delta) {
     return strf("%+.3f (%+.3f .. %+.3f)", ppl_percent(delta.mean), ppl_percent(delta.interval.low),
                 ppl_percent(delta.interval.high));
@@ -188,6 +214,19 @@ std::string quality_table(const std::vector<KvQuality>& qualities) {
                    strf("%.4f", q.score.kl_percentile(0.99)), strf("%.2f", q.score.same_top_percent()),
                    strf("%.5f", worst(q.k_relative_mse)), strf("%.5f", worst(q.v_relative_mse))});
     }
+    return table.text();
+}
+
+std::string parts_table(const std::vector<KvQuality>& qualities) {
+    Table table({"first tokens", "kind", "format", "sources", "PPL", "dPPL % (95 %)", "KL mean", "top-1 %"});
+    for (size_t i = 0; i < qualities[0].parts.size(); ++i)
+        for (const KvQuality& q : qualities) {
+            const KvPart& part = q.parts[i];
+            table.add({strf("%u", part.tokens), part.kind.empty() ? "all" : part.kind, q.spec.name,
+                       strf("%zu", part.score.sources()), strf("%.3f", exp(part.score.reference_nll())),
+                       percent_text(part.score.delta()), strf("%.5f", part.score.kl_mean()),
+                       strf("%.2f", part.score.same_top_percent())});
+        }
     return table.text();
 }
 
@@ -296,8 +335,9 @@ int eval_kv(Options o, const Console& console) {
     const keel_model_info& info = reference.info();
     const KvBytes f16 = reference_kv_bytes(o.engine, context);
     std::vector<uint32_t> sources;
-    const std::vector<std::vector<int32_t>> documents =
-        tokenize_documents(reference.model().engine, o.text.file, o.text.documents, tokens + 1, !o.no_bos, &sources);
+    std::vector<std::string> kinds;
+    const std::vector<std::vector<int32_t>> documents = tokenize_documents(
+        reference.model().engine, o.text.file, o.text.documents, tokens + 1, !o.no_bos, &sources, &kinds);
     KvCodecTables tables;
     if (!o.codec_text.empty()) tables = covariances_of(o.engine, o.codec_text, o.codec_documents, context);
 
@@ -321,6 +361,7 @@ int eval_kv(Options o, const Console& console) {
                 own = &fitted.back();
             }
             candidates.push_back(std::make_unique<Candidate>(o.engine, specs[i], context, own));
+            candidates.back()->quality.parts = parts_of(kinds, o.prefixes, tokens);
         }
         for (size_t d = 0; d < scored; ++d) {
             if (interrupted() && first > 0) break;
@@ -340,7 +381,7 @@ int eval_kv(Options o, const Console& console) {
                 bar.draw(
                     (first + i) * documents.size() + d * candidates.size(), specs.size() * documents.size(),
                     strf("document %zu of %zu, %s", d + 1, documents.size(), candidates[i]->quality.spec.name.c_str()));
-                candidates[i]->score(exact, sources[d], d < o.mse_documents, d == 0 ? o.decode : 0);
+                candidates[i]->score(exact, sources[d], kinds[d], d < o.mse_documents, d == 0 ? o.decode : 0);
             }
         }
         if (interrupted() && first > 0) break;
@@ -397,7 +438,10 @@ int eval_kv(Options o, const Console& console) {
                 {"floor_kl_mean", floor},
                 {"kernel_set", cpu_name(reference.plan().cpu)},
                 {"formats", Json::array()}};
-    for (const KvQuality& q : qualities) out["formats"].push_back(quality_json(q, o.per_document));
+    for (const KvQuality& q : qualities) {
+        out["formats"].push_back(quality_json(q, o.per_document));
+        if (!q.parts.empty()) out["formats"].back()["parts"] = parts_json(q);
+    }
     const KvQuality* baseline = baseline_of(qualities, o.against);
     if (baseline) {
         out["against"] = baseline->spec.name;
@@ -443,6 +487,7 @@ int eval_kv(Options o, const Console& console) {
                 "extrapolation\n",
                 context, info.train_context_tokens);
         printf("\n%s", quality_table(qualities).c_str());
+        if (!qualities.empty() && !qualities[0].parts.empty()) printf("\n%s", parts_table(qualities).c_str());
         if (baseline) printf("\n%s", against_table(qualities, *baseline).c_str());
         if (!o.largest.empty()) printf("\n%s", largest_table(qualities, o.largest, o.largest_kl).c_str());
         if (probed) printf("\n%s", probe_table(o, qualities, probes).c_str());
@@ -488,6 +533,8 @@ void add_eval_kv_verb(Verb eval, Console& console) {
                     "and within this many times the KL that such a percentage stands for (default 2)")
         .positive();
     verb.add_option("--probe", o->probe, "repeat-copy probe: tokens between a passage and its repetition")
+        .delimiter(',');
+    verb.add_option("--prefixes", o->prefixes, "also what is lost within the first N tokens of every document")
         .delimiter(',');
     verb.add_option("--passage", o->passage, "tokens of the probe's passage (default 64)");
     verb.add_option("--codec-text", o->codec_text,

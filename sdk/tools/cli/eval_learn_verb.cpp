@@ -15,7 +15,7 @@ struct Options {
     std::vector<std::string> texts;
     ReadingOptions reading;
     uint32_t window = 0, documents = 0, tokens = 0;
-    bool shuffled = false;
+    bool shuffled = false, random = false, decode = false;
 };
 
 // One way of reading, against the frozen model.
@@ -35,10 +35,18 @@ double percent(double nll, double frozen) {
 int eval_learn(const Options& o, const Console& console) {
     EngineOptions engine = o.engine;
     if (o.window) engine.context = o.window;
+    if (o.decode) engine.chunk = 1;
     if (engine.chunk == 0) engine.chunk = 128;
     LoadedModel m = load_model(engine, console, [](keel_config& config) { config.logits_rows = config.chunk_tokens; });
-    ReadingMeter meter(m, o.reading, o.window, o.tokens, o.shuffled);
-    Json out = {{"model", o.engine.model}, {"window", o.window}, {"shuffled", o.shuffled}, {"texts", Json::array()}};
+    ReadingMeter meter(m, o.reading, o.window, o.tokens,
+                       o.random     ? ReadingTokens::random
+                       : o.shuffled ? ReadingTokens::shuffled
+                                    : ReadingTokens::written);
+    Json out = {{"model", o.engine.model},
+                {"window", o.window},
+                {"shuffled", o.shuffled},
+                {"random", o.random},
+                {"texts", Json::array()}};
     ReadingScore total;
     uint64_t tokens = 0;
     double model_seconds = 0, learn_seconds = 0;
@@ -78,11 +86,12 @@ int eval_learn(const Options& o, const Console& console) {
                    100 * delta.mean / frozen, 100 * delta.interval.low / frozen, 100 * delta.interval.high / frozen,
                    read.size());
     }
-    out["times_prefill"] = (model_seconds + learn_seconds) / model_seconds;
+    const double times = (model_seconds + learn_seconds) / model_seconds;
+    out[o.decode ? "times_decode" : "times_prefill"] = times;
     if (console.json)
         print_json(out);
     else
-        printf("cost     %.2f times reading with all logits\n", (model_seconds + learn_seconds) / model_seconds);
+        printf("cost     %.2f times %s\n", times, o.decode ? "decoding" : "reading with all logits");
     return kExitOk;
 }
 
@@ -97,12 +106,17 @@ void add_eval_learn_verb(Verb eval, Console& console) {
                          "  keel eval learn model.gguf notes.jsonl --window 512 --max-tokens 2000 --json");
     add_engine_options(verb, o->engine);
     verb.add_option("texts", o->texts, "text files, or .jsonl with a field \"text\" per line").required();
-    verb.add_option("--window,-w", o->window, "positions that a token sees at most (default: --context)");
+    const VerbOption window =
+        verb.add_option("--window,-w", o->window, "positions that a token sees at most (default: --context)");
     verb.add_option("--documents", o->documents, "only the first N documents of a file");
     verb.add_option("--max-tokens", o->tokens, "only the first N tokens of a document");
     verb.add_option("--rate", o->reading.rate, "of the matrix; 0: it stays zero").capture_default_str();
     verb.add_option("--sharpness", o->reading.sharpness, "of the cache").capture_default_str();
-    verb.add_flag("--shuffled", o->shuffled, "tokens of a document in another order: nothing can be gained");
+    const VerbOption shuffled =
+        verb.add_flag("--shuffled", o->shuffled, "tokens of a document in another order, a control");
+    verb.add_flag("--random", o->random, "tokens drawn from the vocabulary in their place, a control")
+        .excludes(shuffled);
+    verb.add_flag("--decode", o->decode, "steps of one token, as in decoding: what that costs").excludes(window);
     verb.callback([o, &console] { eval_learn(*o, console); });
 }
 

@@ -10,7 +10,7 @@ namespace keel::tools {
 
 std::vector<TextDocument> read_documents(const std::string& path, uint32_t most) {
     const bool lines = path.size() > 6 && path.ends_with(".jsonl");
-    if (!lines) return {{read_text(path), {}}};
+    if (!lines) return {{read_text(path), {}, {}}};
     std::istringstream in(read_text(path));
     std::vector<TextDocument> documents;
     size_t number = 0;
@@ -21,9 +21,10 @@ std::vector<TextDocument> read_documents(const std::string& path, uint32_t most)
         if (!row.is_object() || !row.contains("text") || !row["text"].is_string())
             throw ToolError(kExitFile,
                             strf("%s, line %zu: not a JSON object with a string field \"text\"", path.c_str(), number));
-        TextDocument document = {row["text"], {}};
+        TextDocument document = {row["text"], {}, {}};
         for (const char* field : {"title", "source"})
             if (row.contains(field) && row[field].is_string()) document.source = row[field];
+        if (row.contains("kind") && row["kind"].is_string()) document.kind = row["kind"];
         documents.push_back(std::move(document));
     }
     return documents;

@@ -8,9 +8,9 @@
 namespace keel::tools {
 
 // What a document is taken from: documents of one source, such as chapters of a book, are not independent. Its field
-// "source", else "title"; empty: it stands alone.
+// "source", else "title"; empty: it stands alone. And its field "kind", such as code; empty: none.
 struct TextDocument {
-    std::string text, source;
+    std::string text, source, kind;
 };
 // A .jsonl file is one document per line, its field "text", at most `most` of them (0: all); anything else is one
 // document. Throws ToolError (kExitFile) for a file that cannot be read or a line that is no such object.

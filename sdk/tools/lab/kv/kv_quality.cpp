@@ -92,6 +92,22 @@ double KvScore::same_top_percent() const {
     return kl_.empty() ? 0 : 100.0 * static_cast<double>(same_top_) / static_cast<double>(kl_.size());
 }
 
+std::vector<KvPart> parts_of(std::span<const std::string> kinds, std::vector<uint32_t> prefixes, uint32_t tokens) {
+    std::vector<std::string> names;
+    for (const std::string& kind : kinds)
+        if (std::find(names.begin(), names.end(), kind) == names.end()) names.push_back(kind);
+    if (names.size() < 2) names.clear();
+    names.push_back({});
+    std::erase_if(prefixes, [&](uint32_t prefix) { return prefix >= tokens; });
+    prefixes.push_back(tokens);
+    std::sort(prefixes.begin(), prefixes.end());
+    std::vector<KvPart> parts;
+    for (const uint32_t prefix : prefixes)
+        for (const std::string& name : names)
+            if (prefix < tokens || !name.empty()) parts.push_back({prefix, name, {}});
+    return parts;
+}
+
 const KvQuality* largest_ratio(std::span<const KvQuality> qualities, double percent, double kl_factor,
                                const std::string& family) {
     const KvQuality* best = nullptr;

@@ -73,12 +73,27 @@ class KvScore {
     uint64_t same_top_ = 0;
 };
 
+// What a format does to a part of the text: the first `tokens` of every document of one kind.
+struct KvPart {
+    uint32_t tokens;
+    std::string kind;  // empty: of any
+    KvScore score;
+
+    bool holds(size_t position, const std::string& document_kind) const {
+        return position < tokens && (kind.empty() || kind == document_kind);
+    }
+};
+// Every kind by itself where there are several, and all of them, whole and of each prefix shorter than `tokens`; shorter
+// ones first. The whole text is no part of itself: of one kind without prefixes there is none.
+std::vector<KvPart> parts_of(std::span<const std::string> kinds, std::vector<uint32_t> prefixes, uint32_t tokens);
+
 // Everything about one format on the given text.
 struct KvQuality {
     KvSpec spec;
     KvBytes bytes;
     uint32_t sinks = 0;  // first positions kept in f16
     KvScore score;
+    std::vector<KvPart> parts;
     std::vector<double> k_relative_mse, v_relative_mse;    // per layer
     uint64_t decoded_tokens = 0, decoded_differences = 0;  // computed again one by one; of these with other bits
     bool blocks = false;                                   // a codec that codes blocks of positions

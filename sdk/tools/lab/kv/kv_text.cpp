@@ -13,7 +13,8 @@ uint32_t tokens_within(const KvText& text, uint32_t context) {
 }
 
 std::vector<std::vector<int32_t>> tokenize_documents(const Engine& engine, const std::string& file, uint32_t documents,
-                                                     uint32_t tokens, bool bos, std::vector<uint32_t>* sources) {
+                                                     uint32_t tokens, bool bos, std::vector<uint32_t>* sources,
+                                                     std::vector<std::string>* kinds) {
     std::vector<std::vector<int32_t>> all;
     const std::vector<TextDocument> texts = read_documents(file, documents);
     const std::vector<uint32_t> numbers = source_numbers(texts);
@@ -23,6 +24,7 @@ std::vector<std::vector<int32_t>> tokenize_documents(const Engine& engine, const
         if (ids.size() < 2) continue;
         all.push_back(std::move(ids));
         if (sources) sources->push_back(numbers[i]);
+        if (kinds) kinds->push_back(texts[i].kind);
     }
     if (all.empty()) throw ToolError(kExitRuntime, file + " has too few tokens");
     return all;

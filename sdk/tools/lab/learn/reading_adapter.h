@@ -34,10 +34,12 @@ class ReadingAdapter {
 
     // A new text: as if nothing had been read.
     void reset();
-    // The next `n` tokens of the text, at most a chunk: final hidden states, logits of the frozen model, what followed.
-    // scores[n]. Learns afterwards unless `last`.
-    void read(const float* hidden, const float* logits, const int32_t* target, uint32_t n, bool last,
-              ReadingScore* scores);
+    // The next `n` tokens of the text, at most what is left of a chunk: final hidden states, logits of the frozen model,
+    // what followed. scores[n]: the same for a chunk at once and token by token.
+    void score(const float* hidden, const float* logits, const int32_t* target, uint32_t n, ReadingScore* scores);
+    // What was scored since the last time is a chunk: learns from it unless the text ends there.
+    void end_chunk(bool last);
+    uint32_t open_tokens() const { return static_cast<uint32_t>(target_.size()); }
     uint64_t steps() const { return steps_; }
     uint64_t skipped() const { return skipped_; }  // steps whose gradient was not finite
     double state_norm() const { return norm_; }    // of the first chunk
@@ -59,7 +61,10 @@ class ReadingAdapter {
     HiddenMap<float> map_;
     NeuralCache cache_;
     Bayes shares_, cached_shares_, frozen_or_not_;
-    std::vector<float> moved_, z_, gradient_;
+    // Of the open chunk: states, logits, what followed.
+    std::vector<float> hidden_, z_;
+    std::vector<int32_t> target_;
+    std::vector<float> moved_, gradient_;
     double norm_ = 0, seconds_ = 0;
     uint64_t steps_ = 0, skipped_ = 0;
 };

@@ -15,16 +15,17 @@ namespace {
 
 constexpr uint32_t kTokensAtOnce = 4, kLanes = 16;
 
-// z[4] += w . h, lane by lane.
-void dot4(const float* w, const float* const* h, uint32_t d, float* const* z) {
-    float lane[kTokensAtOnce][kLanes] = {};
+// z[t][0] = w . h[t], lane by lane; h[tokens][d], rows of z `stride` apart.
+template <uint32_t tokens>
+void dot(const float* w, const float* h, uint32_t d, float* z, size_t stride) {
+    float lane[tokens][kLanes] = {};
     for (uint32_t i = 0; i < d; i += kLanes)
-        for (uint32_t t = 0; t < kTokensAtOnce; ++t)
-            for (uint32_t l = 0; l < kLanes; ++l) lane[t][l] += w[i + l] * h[t][i + l];
-    for (uint32_t t = 0; t < kTokensAtOnce; ++t) {
+        for (uint32_t t = 0; t < tokens; ++t)
+            for (uint32_t l = 0; l < kLanes; ++l) lane[t][l] += w[i + l] * h[size_t{t} * d + i + l];
+    for (uint32_t t = 0; t < tokens; ++t) {
         float sum = 0;
         for (const float x : lane[t]) sum += x;
-        *z[t] = sum;
+        z[t * stride] = sum;
     }
 }
 
@@ -52,22 +53,18 @@ ModelHead::ModelHead(const ModelFile& file) {
     head_.hidden = d;
     head_.row = [this, d](uint32_t v, float* to) { std::copy_n(&rows_[size_t{v} * d], d, to); };
     head_.multiply = [this, d, vocabulary](const float* h, uint32_t n, float* z) {
-        for (uint32_t v = 0; v < vocabulary; ++v)
-            for (uint32_t first = 0; first < n; first += kTokensAtOnce) {
-                const float* from[kTokensAtOnce];
-                float* to[kTokensAtOnce];
-                for (uint32_t i = 0; i < kTokensAtOnce; ++i) {  // the last one again, where there are fewer
-                    const size_t t = std::min(first + i, n - 1);
-                    from[i] = h + t * d;
-                    to[i] = z + t * vocabulary + v;
-                }
-                dot4(&rows_[size_t{v} * d], from, d, to);
-            }
+        for (uint32_t v = 0; v < vocabulary; ++v) {
+            const float* row = &rows_[size_t{v} * d];
+            uint32_t t = 0;
+            for (; t + kTokensAtOnce <= n; t += kTokensAtOnce)
+                dot<kTokensAtOnce>(row, h + size_t{t} * d, d, z + size_t{t} * vocabulary + v, vocabulary);
+            for (; t < n; ++t) dot<1>(row, h + size_t{t} * d, d, z + size_t{t} * vocabulary + v, vocabulary);
+        }
     };
 }
 
 ReadingMeter::ReadingMeter(LoadedModel& model, const ReadingOptions& options, uint32_t window, uint32_t tokens,
-                           bool shuffled)
+                           ReadingTokens order)
     : model_(model),
       session_(open_session(model)),
       head_(model.file),
@@ -75,12 +72,16 @@ ReadingMeter::ReadingMeter(LoadedModel& model, const ReadingOptions& options, ui
       adapter_(head_.get(), options),
       window_(window ? window : model.plan.context_tokens),
       tokens_(tokens),
-      shuffled_(shuffled) {}
+      scored_at_once_(model.plan.chunk_tokens == 1 ? 1 : options.chunk),
+      order_(order) {}
 
 ReadingDocument ReadingMeter::read(const std::string& text) {
     std::vector<int32_t> ids = tokenize(model_.engine, text, KEEL_TOKENIZE_BOS);
-    if (shuffled_ && ids.size() > 2) std::shuffle(ids.begin() + 1, ids.end(), std::mt19937(1));
+    std::mt19937 random(order_ == ReadingTokens::random ? ++documents_ : 1);
+    if (order_ == ReadingTokens::shuffled && ids.size() > 2) std::shuffle(ids.begin() + 1, ids.end(), random);
     if (tokens_ && ids.size() > size_t{tokens_} + 1) ids.resize(size_t{tokens_} + 1);
+    if (order_ == ReadingTokens::random)
+        for (size_t i = 1; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(random() % head_.get().vocabulary);
     const uint32_t d = head_.get().hidden, vocabulary = head_.get().vocabulary;
     ReadingDocument document;
     adapter_.reset();
@@ -89,9 +90,9 @@ ReadingDocument ReadingMeter::read(const std::string& text) {
     std::vector<int32_t> target;
     const auto flush = [&](bool last) {
         const uint32_t n = static_cast<uint32_t>(target.size());
-        if (n == 0) return;
         std::vector<ReadingScore> scores(n);
-        adapter_.read(hidden.data(), logits.data(), target.data(), n, last, scores.data());
+        if (n) adapter_.score(hidden.data(), logits.data(), target.data(), n, scores.data());
+        if (last || adapter_.open_tokens() == options_.chunk) adapter_.end_chunk(last);
         for (const ReadingScore& s : scores) {
             document.nll.frozen += s.frozen;
             document.nll.cached += s.cached;
@@ -121,7 +122,7 @@ ReadingDocument ReadingMeter::read(const std::string& text) {
                 logits.insert(logits.end(), z, z + vocabulary);
                 target.push_back(ids[position + 1]);
                 scored = position + 2;
-                if (target.size() == options_.chunk) flush(scored == ids.size());
+                if (target.size() == scored_at_once_) flush(scored == ids.size());
             }
         }
     }

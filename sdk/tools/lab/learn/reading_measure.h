@@ -27,12 +27,17 @@ struct ReadingDocument {
     double model_seconds = 0, learn_seconds = 0;  // of processor time
 };
 
+// A document's tokens as they are, and as controls: in another order, the same one each time, or drawn from the whole
+// vocabulary, others for every document.
+enum class ReadingTokens { written, shuffled, random };
+
 // Reads documents with an engine whose rows of logits are those of a step. `window`: positions a token sees at most,
-// at least half of it but at the begin; 0: the context. `tokens`: of a document at most. `shuffled`: its tokens in
-// another order, the same one each time.
+// at least half of it but at the begin; 0: the context. `tokens`: of a document at most. With steps of one token the
+// adapter scores every token by itself too, as it would in decoding.
 class ReadingMeter {
   public:
-    ReadingMeter(LoadedModel& model, const ReadingOptions& options, uint32_t window, uint32_t tokens, bool shuffled);
+    ReadingMeter(LoadedModel& model, const ReadingOptions& options, uint32_t window, uint32_t tokens,
+                 ReadingTokens order);
     ReadingDocument read(const std::string& text);
 
   private:
@@ -41,8 +46,8 @@ class ReadingMeter {
     ModelHead head_;
     ReadingOptions options_;
     ReadingAdapter adapter_;
-    uint32_t window_, tokens_;
-    bool shuffled_;
+    uint32_t window_, tokens_, scored_at_once_, documents_ = 0;
+    ReadingTokens order_;
 };
 
 }  // namespace keel::tools
