@@ -83,8 +83,8 @@ double process_us() {
     return static_cast<double>(t.tv_sec) * 1e6 + static_cast<double>(t.tv_nsec) * 1e-3;
 }
 
-// Least times of steps of so many tokens, in steps of one. Of a machine that other programs use some least times are not
-// the least: while they are not `near` what is planned, they are taken again, and the smaller one counts.
+// Least times of steps of so many tokens, in steps of one. On a machine that other programs use some least times are
+// not the least: while they are not `near` what is planned, they are taken again, and the smaller one counts.
 template <class Near>
 Costs measure(keel_test::Engine& engine, std::span<const size_t> tokens, int turns, const Near& near) {
     constexpr int kMostRounds = 6;

@@ -83,8 +83,8 @@ struct KvPart {
         return position < tokens && (kind.empty() || kind == document_kind);
     }
 };
-// Every kind by itself where there are several, and all of them, whole and of each prefix shorter than `tokens`; shorter
-// ones first. The whole text is no part of itself: of one kind without prefixes there is none.
+// Every kind by itself where there are several, and all of them, whole and of each prefix shorter than `tokens`;
+// shorter ones first. The whole text is no part of itself: of one kind without prefixes there is none.
 std::vector<KvPart> parts_of(std::span<const std::string> kinds, std::vector<uint32_t> prefixes, uint32_t tokens);
 
 // Everything about one format on the given text.

@@ -22,8 +22,8 @@ uint32_t lab_context(const EngineOptions& options);
 uint32_t tokens_within(const KvText& text, uint32_t context);
 
 // Token ids of the first `documents` documents of a file (0: all), each [BOS] + text cut to `tokens`; those without a
-// second token are left out. ToolError when none is left. sources and kinds (may be null): source_numbers() and kinds of
-// those that are.
+// second token are left out. ToolError when none is left. sources and kinds (may be null): source_numbers() and kinds
+// of those that are.
 std::vector<std::vector<int32_t>> tokenize_documents(const Engine& engine, const std::string& file, uint32_t documents,
                                                      uint32_t tokens, bool bos = true,
                                                      std::vector<uint32_t>* sources = nullptr,

@@ -34,8 +34,8 @@ class ReadingAdapter {
 
     // A new text: as if nothing had been read.
     void reset();
-    // The next `n` tokens of the text, at most what is left of a chunk: final hidden states, logits of the frozen model,
-    // what followed. scores[n]: the same for a chunk at once and token by token.
+    // The next `n` tokens of the text, at most what is left of a chunk: final hidden states, logits of the frozen
+    // model, what followed. scores[n]: the same for a chunk at once and token by token.
     void score(const float* hidden, const float* logits, const int32_t* target, uint32_t n, ReadingScore* scores);
     // What was scored since the last time is a chunk: learns from it unless the text ends there.
     void end_chunk(bool last);
