@@ -132,7 +132,6 @@ class Distillation {
             pass(layer);
             write_work(work_file, layer + 1);
         }
-        out_.first_divergence = out_.divergence;
         states_.clear();
         trainer_.train(trained_from(0));
         double sum = 0;

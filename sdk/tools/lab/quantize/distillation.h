@@ -21,14 +21,14 @@ struct DistillationOptions {
 struct DistilledModel {
     std::vector<CalibratedMatrix> matrices;                          // of the request, by number
     std::vector<std::pair<uint32_t, std::vector<uint8_t>>> vectors;  // trained ones: tensor of the file, its bytes
-    double first_divergence = 0, divergence = 0;  // nats of KL a token on the text, before and after the last steps
+    double divergence = 0;  // nats of KL a token, on the texts of the last steps
 };
 
 constexpr uint32_t kDistillationWindow = 512;  // tokens of a window at most
 
 // The matrices of the request that change their type: head and embedding first, then layer by layer the site's second
-// moments as the coded model computes them, codes, and steps. Rows of all windows of the text, and two or three times
-// all weights in f32, are held in memory.
+// moments as the coded model computes them, codes, and steps. Rows of all windows of the text, and up to five times all
+// weights in f32, are held in memory.
 //   work_file  is written behind each layer, and a later call that asks for the same goes on there; empty: none
 // Throws ToolError as Calibrator, and for models whose layers share weights.
 DistilledModel distill_matrices(const EngineOptions& options, const QuantizeRequest& request,
