@@ -168,6 +168,7 @@ if "$keel" plan "$model" --no-ops --no-map >/dev/null 2>&1 && KEEL_CPU=avx2 "$ke
 fi
 expect "recent rows that are given are kept" exits 0 "$keel" plan "$model" --memory 64M --kv-recent 24 --json
 expect "in every row" bash -c "! grep '\"recent_tokens\"' '$work/out' | grep -v -q ': 24,'"
+expect "without figures of other ones" bash -c "! grep -q ppl_percent '$work/out'"
 expect "formats that are named are kept" exits 0 "$keel" plan "$model" --memory 64M --kv-k f16 --kv-v f16
 expect "nothing else is proposed" bash -c "! grep -q tcq '$work/out'"
 expect "nothing fits" exits 4 "$keel" plan "$model" --memory 1M

@@ -259,28 +259,31 @@ std::string region_text(const std::vector<keel_buffer_info>& all, keel_region_ki
 
 // ---- --memory: the longest context that fits ----
 
-// A way to keep K and V: formats, recent rows, and what it costs: change of perplexity against f16, without a profile
-// and with the first position in f16, on the bundled 7M model (books) and on SmolLM2-135M-Instruct (books and source
-// code), a model as people use them. perf/RESULTS.md, "KV formats on a real model", has commands and intervals.
+// What a way to keep K and V costs: change of perplexity against f16, without a profile and with the first position in
+// f16, on the bundled 7M model (books) and on SmolLM2-135M-Instruct (books and source code), a model as people use
+// them. perf/RESULTS.md, "KV formats on a real model", has commands and intervals.
+struct KvLoss {
+    double bundled_ppl_percent, smollm2_ppl_percent;
+};
 struct KvChoice {
     keel_kv_format k, v;
     uint32_t recent_tokens = 0;
-    bool compressed = false;
-    // From some 2,000 positions on slower than f16 where the kernels have no instruction that looks up 256 entries.
-    bool trellis = false;
-    double bundled_ppl_percent = 0, smollm2_ppl_percent = 0;
+    std::optional<KvLoss> loss = {};  // none: nothing is lost, or it was not measured
 };
 constexpr KvChoice kKvChoices[] = {
     {KEEL_KV_F32, KEEL_KV_F32},
     {KEEL_KV_F16, KEEL_KV_F16},
-    {KEEL_KV_Q8_0, KEEL_KV_Q8_0, 0, true, false, 0.00, 0.07},
-    {KEEL_KV_E8_5, KEEL_KV_E8_5, 16, true, false, 0.00, 0.19},
-    {KEEL_KV_E8_4, KEEL_KV_E8_4, 16, true, false, 0.02, 0.52},
-    {KEEL_KV_TCQ_4, KEEL_KV_TCQ_4, 16, true, true, 0.02, 0.72},
-    {KEEL_KV_TCQ_4, KEEL_KV_TCQ_3, 48, true, true, 0.04, 0.54},
-    {KEEL_KV_TCQ_3, KEEL_KV_TCQ_3, 16, true, true, 0.10, 1.94},
-    {KEEL_KV_TCQ_2, KEEL_KV_TCQ_2, 16, true, true, 0.45, 11.3},
+    {KEEL_KV_Q8_0, KEEL_KV_Q8_0, 0, KvLoss{0.00, 0.07}},
+    {KEEL_KV_E8_5, KEEL_KV_E8_5, 16, KvLoss{0.00, 0.19}},
+    {KEEL_KV_E8_4, KEEL_KV_E8_4, 16, KvLoss{0.02, 0.52}},
+    {KEEL_KV_TCQ_4, KEEL_KV_TCQ_4, 16, KvLoss{0.02, 0.72}},
+    {KEEL_KV_TCQ_4, KEEL_KV_TCQ_3, 48, KvLoss{0.04, 0.54}},
+    {KEEL_KV_TCQ_3, KEEL_KV_TCQ_3, 16, KvLoss{0.10, 1.94}},
+    {KEEL_KV_TCQ_2, KEEL_KV_TCQ_2, 16, KvLoss{0.45, 11.3}},
 };
+bool is_trellis(keel_kv_format format) {
+    return format == KEEL_KV_TCQ_2 || format == KEEL_KV_TCQ_3 || format == KEEL_KV_TCQ_4;
+}
 constexpr double kMostPplPercent = 1;  // of what is proposed, on SmolLM2
 
 struct Fit {
@@ -335,7 +338,10 @@ void solve(const Options& o, const Console& console) {
     std::vector<KvChoice> choices;
     if (compress)
         for (KvChoice c : kKvChoices) {
-            if (config.kv_recent_tokens) c.recent_tokens = config.kv_recent_tokens;
+            if (config.kv_recent_tokens && config.kv_recent_tokens != c.recent_tokens) {
+                c.recent_tokens = config.kv_recent_tokens;
+                c.loss.reset();
+            }
             choices.push_back(c);
         }
     else if (profile || (config.k_format && config.v_format))
@@ -353,20 +359,22 @@ void solve(const Options& o, const Console& console) {
         for (const KvChoice& kv : choices)
             fits.push_back(largest_context(file, config, kv, mode, memory, o.mapped_free));
     const keel_cpu cpu = plan_memory(file, config).cpu;
-    const bool looks_up_slowly = cpu == KEEL_CPU_AVX2;  // where that was measured
+    // They look up single entries of a trellis: from some 2,000 positions on slower than f16, as measured.
+    const bool looks_up_slowly = cpu == KEEL_CPU_AVX2;
+    const auto plain = [&](const Fit& f) { return !compress || f.kv.k == KEEL_KV_F32 || f.kv.k == KEEL_KV_F16; };
     // Without being asked for, K and V are compressed only where nothing fits otherwise.
     const Fit *best = nullptr, *smaller = nullptr, *passed_over = nullptr;
     for (const Fit& fit : fits)
-        if (!fit.kv.compressed && fit.context > (best ? best->context : 0)) best = &fit;
+        if (plain(fit) && fit.context > (best ? best->context : 0)) best = &fit;
     // The longest context for less than one percent of perplexity; of equal ones what needs least memory.
     const auto longer = [](const Fit& a, const Fit* b) {
         return !b || a.context > b->context || (a.context == b->context && a.bytes < b->bytes);
     };
     for (const Fit& fit : fits) {
-        if (!fit.kv.compressed || fit.context == 0 || (best && fit.weights != best->weights) ||
-            fit.kv.smollm2_ppl_percent >= kMostPplPercent)
+        if (!fit.kv.loss || fit.context == 0 || (best && fit.weights != best->weights) ||
+            fit.kv.loss->smollm2_ppl_percent >= kMostPplPercent)
             continue;
-        const Fit*& place = looks_up_slowly && fit.kv.trellis ? passed_over : smaller;
+        const Fit*& place = looks_up_slowly && is_trellis(fit.kv.k) ? passed_over : smaller;
         if (longer(fit, place)) place = &fit;
     }
     if (passed_over && smaller && !longer(*passed_over, smaller)) passed_over = nullptr;
@@ -389,9 +397,9 @@ void solve(const Options& o, const Console& console) {
                         {"context_tokens", fit.context},
                         {"bytes", fit.bytes},
                         {"model_limit", fit.model_limit}};
-            if (fit.kv.compressed) {
-                row["ppl_percent_on_bundled_7m"] = fit.kv.bundled_ppl_percent;
-                row["ppl_percent_on_smollm2_135m"] = fit.kv.smollm2_ppl_percent;
+            if (fit.kv.loss) {
+                row["ppl_percent_on_bundled_7m"] = fit.kv.loss->bundled_ppl_percent;
+                row["ppl_percent_on_smollm2_135m"] = fit.kv.loss->smollm2_ppl_percent;
             }
             if (!fit.why_not.empty()) row["error"] = fit.why_not;
             rows.push_back(row);
@@ -407,15 +415,15 @@ void solve(const Options& o, const Console& console) {
         printf("%s: longest context of %u session%s in %s, mapped weights %s\n\n", o.engine.model.c_str(),
                o.engine.sessions, o.engine.sessions == 1 ? "" : "s", human_bytes(memory).c_str(),
                o.mapped_free ? "not counted" : "counted");
-        const auto quality = [](const Fit& fit, double percent) {
-            return fit.kv.compressed ? strf("%+.2f %%", percent) : std::string();
+        const auto quality = [](const Fit& fit, double KvLoss::*percent) {
+            return fit.kv.loss ? strf("%+.2f %%", *fit.kv.loss.*percent) : std::string();
         };
         Table table({"weights", "K", "V", "recent", "context", "needs", "PPL, 7M *", "SmolLM2 *", ""}, 3);
         for (const Fit& fit : fits)
             table.add({weights_name(fit.weights), kv_format_name(config, fit.kv.k), kv_format_name(config, fit.kv.v),
                        fit.kv.recent_tokens ? strf("%u", fit.kv.recent_tokens) : "", strf("%u", fit.context),
-                       human_bytes(fit.bytes), quality(fit, fit.kv.bundled_ppl_percent),
-                       quality(fit, fit.kv.smollm2_ppl_percent),
+                       human_bytes(fit.bytes), quality(fit, &KvLoss::bundled_ppl_percent),
+                       quality(fit, &KvLoss::smollm2_ppl_percent),
                        !fit.why_not.empty() ? fit.why_not
                        : fit.context == 0   ? "does not fit"
                        : fit.model_limit    ? "all the model was trained for"
@@ -428,9 +436,9 @@ void solve(const Options& o, const Console& console) {
         };
         if (compress)
             printf(
-                "* perplexity against f16, measured on the bundled 7M model and on SmolLM2-135M-Instruct; `keel eval "
-                "kv "
-                "MODEL TEXT` measures yours\n");
+                "* perplexity against f16, on the bundled 7M model and SmolLM2-135M-Instruct, as far as it was "
+                "measured;\n"
+                "  `keel eval kv MODEL TEXT` measures yours\n");
         if (best) printf("\n%s", run_line(*best).c_str());
         if (best && smaller) {
             const std::string gain = smaller->context > best->context
@@ -438,7 +446,7 @@ void solve(const Options& o, const Console& console) {
                                          : strf("%s less", human_bytes(best->bytes - smaller->bytes).c_str());
             printf("\nKeys in %s and values in %s give %s for %s of SmolLM2's perplexity *:\n%s",
                    kv_format_name(smaller->kv.k), kv_format_name(smaller->kv.v), gain.c_str(),
-                   quality(*smaller, smaller->kv.smollm2_ppl_percent).c_str(), run_line(*smaller).c_str());
+                   quality(*smaller, &KvLoss::smollm2_ppl_percent).c_str(), run_line(*smaller).c_str());
         }
         if (passed_over)
             printf(
