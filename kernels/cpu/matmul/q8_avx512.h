@@ -16,7 +16,8 @@ struct Q8Avx512 {
     static constexpr uint32_t kLanes = 16;
     static constexpr bool kHasDot4 = true, kSignedCodes = false, kInPlace = true;
     static constexpr uint32_t kFewTokens = 16, kInPlaceTokens = 8, kMaxPanels = 4;
-    static constexpr int kTileTokens = 8, kTilePanels = 2;
+    // One group a tile: work items of many tokens have 16 rows. Two are no faster, as their sums spill.
+    static constexpr int kTileTokens = 8, kTilePanels = 1;
 
     KEEL_INLINE I load(const void* p) { return _mm512_loadu_si512(p); }
     // Row 4i + j goes to 128-bit lane i of vector j; the transposition inside the lanes then leaves rows in order.
