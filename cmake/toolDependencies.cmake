@@ -17,6 +17,12 @@ find_package(Eigen3 3.3 QUIET NO_MODULE)
 if(NOT Eigen3_FOUND)
     message(STATUS "Eigen is missing: no KakeyaTurbo among the codecs, no solvers of W_proj caches (libeigen3-dev)")
 endif()
+# Of OpenBLAS the variant without threads of its own: the tools share work out themselves.
+if(NOT CMAKE_CROSSCOMPILING)
+    set(blas ${CMAKE_LIBRARY_ARCHITECTURE}/openblas-serial)
+    find_path(KEEL_OPENBLAS_INCLUDE cblas.h NO_DEFAULT_PATH PATHS /usr/include PATH_SUFFIXES ${blas})
+    find_library(KEEL_OPENBLAS openblas NO_DEFAULT_PATH PATHS /usr/lib PATH_SUFFIXES ${blas})
+endif()
 # Of Eigen's templates sanitizers keep the address checks; with the others a file of twenty lines takes a minute to compile.
 set(KEEL_EIGEN_SANITIZE "")
 if(KEEL_SANITIZE)

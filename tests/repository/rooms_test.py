@@ -29,7 +29,6 @@ NEVER = [
 ]
 ALLOWED = {
     ("kernels/cuda/device.cuh", "tests"): "compiled for the host, a kernel calls the executor",
-    ("sdk/tools/lab/quantize/fast_product.cpp", "sdk/backend/cpu"): "products by the kernels that engines use",
 }
 
 

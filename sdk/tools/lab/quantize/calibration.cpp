@@ -213,9 +213,9 @@ void Calibrator::State::read_text() {
             for (uint32_t layer = low; layer < high; ++layer) {
                 const uint32_t block = spec.block_of(layer) - first;
                 for (uint32_t group = 0; group < kWprojGroups && block < count; ++group)
-                    moments[block * kWprojGroups + group].add(tap.rows(layer, group));
+                    moments[block * kWprojGroups + group].add(tap.rows(layer, group), calibration.gptq.threads);
             }
-            if (head) head_moment.add(hidden);
+            if (head) head_moment.add(hidden, calibration.gptq.threads);
         }
         const bool keep = count == blocks;
         for (uint32_t i = 0; i < count * kWprojGroups; ++i)

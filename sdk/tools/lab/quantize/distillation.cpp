@@ -88,6 +88,7 @@ class Distillation {
           file_(source_.model().file),
           threads_(calibration.gptq.threads),
           model_(source_, std::min(context_, kDistillationWindow), threads_),
+          teacher_(model_),
           trainer_(distillation.rate) {
         const int32_t bos = file_.info.bos_id;
         for (const std::vector<int32_t>& ids :
@@ -212,7 +213,7 @@ class Distillation {
             for (uint32_t layer = 0; layer < model_.layers(); ++layer) x = model_.forward(layer, x, nullptr);
             HeadTrace trace;
             model_.head(x, &trace);
-            moment.add(elements(trace.normed));
+            moment.add(elements(trace.normed), threads_);
         }
         SiteCoder coder(std::move(moment), calibration_.gptq);
         for (const size_t i : wanted)
@@ -231,7 +232,7 @@ class Distillation {
         for (const FloatRows& state : states_) {
             LayerTrace trace;
             model_.forward(layer, state, &trace);
-            moment.add(elements(trace.site(site)));
+            moment.add(elements(trace.site(site)), threads_);
         }
         SiteCoder coder(std::move(moment), calibration_.gptq);
         for (const size_t i : wanted) code(i, &coder);
@@ -250,13 +251,7 @@ class Distillation {
         for (uint32_t i = 0; i < options_.texts; ++i) tokens += windows_[(next_ + i) % windows_.size()].size();
         for (uint32_t i = 0; i < options_.texts; ++i, ++next_) {
             const size_t d = next_ % windows_.size();
-            FloatRows target;
-            source_.forward(windows_[d], [&](size_t position, std::span<const float> logits) {
-                if (position == 0)
-                    target.resize(static_cast<Eigen::Index>(windows_[d].size()),
-                                  static_cast<Eigen::Index>(logits.size()));
-                std::copy(logits.begin(), logits.end(), target.row(static_cast<Eigen::Index>(position)).data());
-            });
+            FloatRows target = teacher_.logits(windows_[d]);
             log_softmax(&target, threads_);
             FloatRows x = states_.empty() ? model_.embed(windows_[d]) : states_[d];
             std::vector<LayerTrace> traces(model_.layers() - first_layer);
@@ -376,6 +371,7 @@ class Distillation {
     const ModelFile& file_;
     const uint32_t threads_;
     TrainableModel model_;
+    const TrainableModel teacher_;  // the source as it is
     Trainer trainer_;
     std::vector<std::vector<int32_t>> windows_;
     uint64_t text_hash_ = 0;

@@ -27,7 +27,7 @@ struct DistilledModel {
 constexpr uint32_t kDistillationWindow = 512;  // tokens of a window at most
 
 // The matrices of the request that change their type: head and embedding first, then layer by layer the site's second
-// moments as the coded model computes them, codes, and steps. Rows of all windows of the text, and up to five times all
+// moments as the coded model computes them, codes, and steps. Rows of all windows of the text, and up to six times all
 // weights in f32, are held in memory.
 //   work_file  is written behind each layer, and a later call that asks for the same goes on there; empty: none
 // Throws ToolError as Calibrator, and for models whose layers share weights.

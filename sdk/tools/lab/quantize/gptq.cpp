@@ -12,7 +12,6 @@
 namespace keel::tools {
 namespace {
 
-using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 constexpr Eigen::Index kBlock = 128;  // columns whose errors are passed on together
 constexpr size_t kRowsAtATime = 64;
 constexpr int kMostDampings = 8;
@@ -40,12 +39,13 @@ GptqFactor::GptqFactor(const Eigen::MatrixXd& hessian, const GptqOptions& option
     for (int attempt = 0;; ++attempt) {
         Eigen::MatrixXd damped = ordered;
         damped.diagonal().array() += damping_;
-        const Eigen::LLT<Eigen::MatrixXd> lower(damped);
-        if (lower.info() == Eigen::Success) {
-            const Eigen::MatrixXd inverse = lower.solve(Eigen::MatrixXd::Identity(n, n));
-            const Eigen::LLT<Eigen::MatrixXd> of_inverse(inverse);
-            if (of_inverse.info() == Eigen::Success && inverse.allFinite()) {
-                const Eigen::MatrixXd upper = of_inverse.matrixU();
+        // Factored from the last column to the first, damped = V V^T with V upper triangular, and so U = V^-1.
+        const Eigen::LLT<Eigen::MatrixXd> reversed(damped.reverse());
+        if (reversed.info() == Eigen::Success) {
+            Eigen::MatrixXd inverse = Eigen::MatrixXd::Identity(n, n);
+            reversed.matrixL().solveInPlace(inverse);
+            if (inverse.allFinite()) {
+                const Eigen::MatrixXd upper = inverse.reverse();
                 upper_ = upper.cast<float>();
                 importance_.resize(static_cast<size_t>(n));
                 for (Eigen::Index j = 0; j < n; ++j)
@@ -62,8 +62,8 @@ GptqFactor::GptqFactor(const Eigen::MatrixXd& hessian, const GptqOptions& option
 
 double GptqFactor::loss(std::span<const float> error) const {
     const Eigen::Index n = hessian_.rows();
-    const Eigen::Map<const Rows> e(error.data(), static_cast<Eigen::Index>(error.size()) / n, n);
-    const Rows through = e * hessian_;
+    const Eigen::Map<const FloatRows> e(error.data(), static_cast<Eigen::Index>(error.size()) / n, n);
+    const FloatRows through = product_transposed(e, hessian_, options_.threads);  // symmetric
     return through.cwiseProduct(e).cast<double>().sum() - damping_ * e.squaredNorm();
 }
 
@@ -93,10 +93,10 @@ void GptqFactor::quantize_part(uint32_t type, std::span<const float> values, con
     std::vector<RowGrid> grids;
     for (Eigen::Index r = 0; r < rows; ++r)
         grids.push_back(grid_of(values.subspan(static_cast<size_t>(r * n), static_cast<size_t>(n))));
-    const Eigen::Map<const Rows> original(values.data(), rows, n);
-    Rows w(rows, n), chosen(rows, n);  // w in the order of columns
+    const Eigen::Map<const FloatRows> original(values.data(), rows, n);
+    FloatRows w(rows, n), chosen(rows, n);  // w in the order of columns
     for (Eigen::Index j = 0; j < n; ++j) w.col(j) = original.col(order_[static_cast<size_t>(j)]);
-    Rows errors(rows, kBlock);
+    FloatRows errors(rows, kBlock);
     for (Eigen::Index begin = 0; begin < n; begin += kBlock) {
         const Eigen::Index count = std::min(kBlock, n - begin), rest = n - begin - count;
         for (Eigen::Index j = begin; j < begin + count; ++j) {
@@ -112,7 +112,8 @@ void GptqFactor::quantize_part(uint32_t type, std::span<const float> values, con
         w.rightCols(rest).noalias() -= errors.leftCols(count) * upper_.block(begin, begin + count, count, rest);
     }
     // With every other column as it is, the best value of one is w_j - sum_k H_jk e_k / H_jj over the others' errors.
-    Rows error = chosen - original, gradient = error * hessian_;  // [rows][columns]
+    const FloatRows error = chosen - original;
+    FloatRows gradient = product_transposed(error, hessian_, 1);  // [rows][columns]
     for (uint32_t sweep = 0; sweep < options_.sweeps; ++sweep) {
         bool changed = false;
         for (const uint32_t column : order_) {
@@ -123,7 +124,7 @@ void GptqFactor::quantize_part(uint32_t type, std::span<const float> values, con
                 const float step = q - chosen(r, c);
                 if (step == 0) continue;
                 chosen(r, c) = q;
-                gradient.row(r) += step * hessian_.col(c).transpose();
+                gradient.row(r) += step * hessian_.row(c);
                 changed = true;
             }
         }

@@ -12,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "sdk/tools/lab/quantize/fast_product.h"
 #include "sdk/tools/lab/quantize/row_quantizer.h"
 
 namespace keel::tools {
@@ -32,7 +33,7 @@ class GptqFactor {
     uint64_t columns() const { return static_cast<uint64_t>(hessian_.rows()); }
     double damping() const { return damping_; }  // what was added to the diagonal
     // U [columns][columns], in the order of columns that was chosen.
-    const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>& upper() const { return upper_; }
+    const FloatRows& upper() const { return upper_; }
     // sum over rows of e H e^T, without damping. error [rows][columns]
     double loss(std::span<const float> error) const;
 
@@ -47,10 +48,10 @@ class GptqFactor {
     void quantize_part(uint32_t type, std::span<const float> values, const GridOfRow& grid_of, uint8_t* out) const;
 
     GptqOptions options_;
-    Eigen::MatrixXf hessian_;  // damped, as given
+    FloatRows hessian_;  // damped, as given
     double damping_ = 0;
-    std::vector<uint32_t> order_;                                                  // of columns
-    Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> upper_;  // U, in that order
+    std::vector<uint32_t> order_;    // of columns
+    FloatRows upper_;                // U, in that order
     std::vector<float> importance_;  // of columns: 1 / U_jj^2, the loss of a rounding that later columns take over
 };
 

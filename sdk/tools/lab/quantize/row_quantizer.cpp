@@ -23,28 +23,51 @@ constexpr double kScaleSteps[] = {1, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1};  //
 constexpr double kRangeSteps[] = {0, 0.05, 0.1, 0.2};                         // cut off a range's ends
 constexpr int kRefinements = 3, kBlockRounds = 4;
 
-// What codes a run of elements may have: all integers of [low, high], or the IQ4 values in that range.
+// Between which two IQ4 values x lies: above the middle it is the next one, this much larger.
+struct Iq4Step {
+    double middle, size;
+};
+constexpr std::array<Iq4Step, 15> kIq4Steps = [] {
+    std::array<Iq4Step, 15> steps{};
+    for (size_t i = 0; i < steps.size(); ++i)
+        steps[i] = {(kIq4Values[i] + kIq4Values[i + 1]) / 2.0, static_cast<double>(kIq4Values[i + 1] - kIq4Values[i])};
+    return steps;
+}();
+
+// What codes a run of elements may have: all integers of [low, high], or the IQ4 values in that range. The nearest one
+// without branches, so that loops over a run become vectors; what is no number becomes `low`.
 struct CodeSet {
     int low, high;
     bool table = false;
-    int nearest(double x) const {
-        if (!(x > low)) return low;
-        if (x >= high) return high;
-        if (!table) return static_cast<int>(std::nearbyint(x));
-        const auto above = std::upper_bound(std::begin(kIq4Values), std::end(kIq4Values), x,
-                                            [](double v, int code) { return v < code; });
-        return *above - x < x - *(above - 1) ? *above : *(above - 1);
+    double nearest_integer(double x) const {                  // ties to even
+        constexpr double kIntegersFrom = 6755399441055744.0;  // 1.5 * 2^52: sums have no fraction there
+        return within(x) + kIntegersFrom - kIntegersFrom;
+    }
+    double nearest_value(double x) const {  // ties to the smaller
+        x = within(x);
+        double value = kIq4Values[0];
+        for (const Iq4Step& step : kIq4Steps) value += x > step.middle ? step.size : 0;
+        return value;
+    }
+    int nearest(double x) const { return static_cast<int>(table ? nearest_value(x) : nearest_integer(x)); }
+
+  private:
+    double within(double x) const {
+        x = x > low ? x : low;
+        return x < high ? x : high;
     }
 };
+
+constexpr int kMostRun = 32;
 
 // w = scale q + offset for a run, and what that costs.
 struct RunFit {
     float scale = 0, offset = 0;
     double error = std::numeric_limits<double>::infinity();
-    std::array<int8_t, 32> codes{};  // of IQ4_NL the values themselves
+    std::array<int8_t, kMostRun> codes{};  // of IQ4_NL the values themselves
 };
 
-// A run of n <= 32 elements with their importance.
+// A run of n <= kMostRun elements with their importance.
 struct Run {
     const float* x;
     const double* weight;
@@ -57,12 +80,22 @@ RunFit fit_codes(const Run& run, const CodeSet& set, float scale, float offset) 
     fit.scale = scale;
     fit.offset = offset;
     fit.error = 0;
+    // Loops of their own, so that compilers make vectors of the first two.
+    double code[kMostRun] = {}, cost[kMostRun];
+    if (scale == 0)
+        for (int i = 0; i < run.n; ++i) code[i] = set.nearest(0);
+    else if (set.table)
+        for (int i = 0; i < run.n; ++i) code[i] = set.nearest_value((static_cast<double>(run.x[i]) - offset) / scale);
+    else
+        for (int i = 0; i < run.n; ++i) code[i] = set.nearest_integer((static_cast<double>(run.x[i]) - offset) / scale);
     for (int i = 0; i < run.n; ++i) {
-        const int q = set.nearest(scale != 0 ? (static_cast<double>(run.x[i]) - offset) / scale : 0.0);
-        const float product = scale * static_cast<float>(q), decoded = product + offset;
+        const float product = scale * static_cast<float>(code[i]), decoded = product + offset;
         const double e = static_cast<double>(decoded) - run.x[i];
-        fit.codes[static_cast<size_t>(i)] = static_cast<int8_t>(q);
-        fit.error += run.weight[i] * e * e;
+        cost[i] = run.weight[i] * e * e;
+    }
+    for (int i = 0; i < run.n; ++i) {
+        fit.codes[static_cast<size_t>(i)] = static_cast<int8_t>(code[i]);
+        fit.error += cost[i];
     }
     return fit;
 }

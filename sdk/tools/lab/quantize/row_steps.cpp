@@ -50,6 +50,13 @@ std::vector<uint8_t> quantize_row_steps(std::span<const float> values, uint64_t 
     return out;
 }
 
+uint64_t row_step_weights(const QuantizeRequest& request) {
+    uint64_t weights = 0;
+    for (size_t i = 0; i < request.matrices.size(); ++i)
+        if (has_row_steps(request, i)) weights += request.matrices[i].rows * request.matrices[i].columns;
+    return weights;
+}
+
 void use_row_steps(const ModelFile& source, double step, QuantizeRequest* request) {
     const QuantizeRequest kept = *request;
     request->quantize = [&source, step, kept](size_t matrix) {
@@ -62,10 +69,7 @@ void use_row_steps(const ModelFile& source, double step, QuantizeRequest* reques
 
 WrittenModel write_within(const ModelFile& source, const QuantizeRequest& request, const std::string& path,
                           const ByteBudget& budget, const QuantizeProgress& progress, const UseStep& calibrated) {
-    double weights = 0;
-    for (size_t i = 0; i < request.matrices.size(); ++i)
-        if (has_row_steps(request, i))
-            weights += static_cast<double>(request.matrices[i].rows * request.matrices[i].columns);
+    const double weights = static_cast<double>(row_step_weights(request));
     if (weights == 0) throw ToolError(kExitUsage, "no matrix becomes Q8_0, whose scales are what a budget decides");
     const std::string trial = path + ".trial";
     const RemovedAtTheEnd removed = {trial};

@@ -18,6 +18,8 @@ namespace keel::tools {
 std::vector<uint8_t> quantize_row_steps(std::span<const float> values, uint64_t columns, double step);
 // One such row, whose codes may still be chosen.
 RowGrid row_step_grid(std::span<const float> row, double step);
+// Weights of the matrices that use_row_steps is for.
+uint64_t row_step_weights(const QuantizeRequest& request);
 // All matrices that become Q8_0 so; those that the request has bytes of, and the others, as it has them.
 void use_row_steps(const ModelFile& source, double step, QuantizeRequest* request);
 

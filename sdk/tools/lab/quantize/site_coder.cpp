@@ -1,12 +1,15 @@
 #include "sdk/tools/lab/quantize/site_coder.h"
 
 #include "keel/keel_lab.h"
+#include "sdk/tools/lab/quantize/fast_product.h"
 #include "sdk/tools/lab/quantize/model_quantizer.h"
 #include "sdk/tools/lab/quantize/row_quantizer.h"
 #include "sdk/tools/lab/quantize/row_steps.h"
 #include "sdk/tools/lab/quantize/trellis_gptq.h"
 
 namespace keel::tools {
+
+constexpr Eigen::Index kPanel = 128;  // rows of a moment computed together
 
 uint32_t input_of(TensorSlot slot, bool tied) {
     switch (slot) {
@@ -32,13 +35,16 @@ uint32_t input_of(TensorSlot slot, bool tied) {
     }
 }
 
-void SecondMoment::add(std::span<const float> rows) {
-    using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+void SecondMoment::add(std::span<const float> rows, uint32_t threads) {
     const Eigen::Index n = sum_.rows();
-    const Eigen::Map<const Rows> x(rows.data(), static_cast<Eigen::Index>(rows.size()) / n, n);
-    const Eigen::MatrixXf product = x.transpose() * x;
-    sum_ += product.cast<double>();
-    rows_ += static_cast<uint64_t>(x.rows());
+    const FloatRows x =
+        Eigen::Map<const FloatRows>(rows.data(), static_cast<Eigen::Index>(rows.size()) / n, n).transpose();
+    for (Eigen::Index begin = 0; begin < n; begin += kPanel) {
+        const Eigen::Index count = std::min(kPanel, n - begin), end = begin + count;
+        sum_.block(begin, 0, count, end) +=
+            product_transposed(x.middleRows(begin, count), x.topRows(end), threads).cast<double>();
+    }
+    rows_ += static_cast<uint64_t>(x.cols());
 }
 
 const GptqFactor& SiteCoder::factor_of(bool trellis) {

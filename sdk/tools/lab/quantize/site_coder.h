@@ -19,12 +19,16 @@ uint32_t input_of(TensorSlot slot, bool tied);
 // Mean of x x^T over rows.
 class SecondMoment {
   public:
-    explicit SecondMoment(uint32_t columns) : sum_(Eigen::MatrixXd::Zero(columns, columns)) {}
-    void add(std::span<const float> rows);  // f32[count][columns]
-    Eigen::MatrixXd mean() const { return sum_ / static_cast<double>(std::max<uint64_t>(rows_, 1)); }
+    explicit SecondMoment(uint32_t columns) : sum_(Sum::Zero(columns, columns)) {}
+    void add(std::span<const float> rows, uint32_t threads);  // f32[count][columns]
+    Eigen::MatrixXd mean() const {
+        const Eigen::MatrixXd sum = sum_.selfadjointView<Eigen::Lower>();
+        return sum / static_cast<double>(std::max<uint64_t>(rows_, 1));
+    }
 
   private:
-    Eigen::MatrixXd sum_;
+    using Sum = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+    Sum sum_;  // lower triangle
     uint64_t rows_ = 0;
 };
 

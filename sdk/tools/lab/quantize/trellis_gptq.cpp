@@ -9,13 +9,11 @@
 namespace keel::tools {
 namespace {
 
-using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-
 // weight and ratio of TrellisFeedback, of a block of columns.
 struct BlockFeedback {
     std::vector<float> weight;
-    Rows ratio;  // [later][earlier]
-    BlockFeedback(const Rows& upper, Eigen::Index begin, Eigen::Index n) : ratio(Rows::Zero(n, n)) {
+    FloatRows ratio;  // [later][earlier]
+    BlockFeedback(const FloatRows& upper, Eigen::Index begin, Eigen::Index n) : ratio(FloatRows::Zero(n, n)) {
         for (Eigen::Index j = 0; j < n; ++j) {
             const float u = upper(begin + j, begin + j);
             weight.push_back(1 / (u * u));
@@ -35,7 +33,7 @@ Eigen::MatrixXd moment_in_coding_order(const Eigen::MatrixXd& hessian) {
     std::vector<float> identity(static_cast<size_t>(n * n));
     for (Eigen::Index i = 0; i < n; ++i) identity[static_cast<size_t>(i * n + i)] = 1;
     to_coding_order(identity, static_cast<uint64_t>(n));  // row i: unit vector i
-    const Eigen::MatrixXd r = Eigen::Map<const Rows>(identity.data(), n, n).cast<double>();
+    const Eigen::MatrixXd r = Eigen::Map<const FloatRows>(identity.data(), n, n).cast<double>();
     const Eigen::MatrixXd out = r.transpose() * hessian * r;
     return (out + out.transpose()) / 2;
 }
@@ -49,14 +47,14 @@ std::vector<uint8_t> quantize_trellis(const GptqFactor& factor, uint32_t type, s
     std::vector<float> x(values.begin(), values.end());
     to_coding_order(x, columns);
     const Eigen::Index n = static_cast<Eigen::Index>(columns);
-    Eigen::Map<Rows> w(x.data(), static_cast<Eigen::Index>(values.size()) / n, n);
+    Eigen::Map<FloatRows> w(x.data(), static_cast<Eigen::Index>(values.size()) / n, n);
     std::vector<uint8_t> out(values.size() / columns * row_bytes);
     for (Eigen::Index begin = 0; begin < n; begin += kBlock) {
         const Eigen::Index rest = n - begin - kBlock;
         const BlockFeedback feedback(factor.upper(), begin, kBlock);
         const TrellisFeedback view = feedback.view();
         const uint64_t at = kernels::weight_row_bytes(type, static_cast<uint64_t>(begin));
-        Rows errors(w.rows(), kBlock);
+        FloatRows errors(w.rows(), kBlock);
         in_parallel(threads, static_cast<size_t>(w.rows()), [&](size_t first, size_t last) {
             TrellisCoder coder(type);
             float value[kBlock];
