@@ -68,6 +68,30 @@ Latency latency_of(const std::vector<double>& us) {
             us.size()};
 }
 
+// Arithmetic that touches no memory and calls nothing, of a length that is given: where it is late, the machine is.
+class Control {
+  public:
+    explicit Control(double us) {
+        do rounds_ *= 2;
+        while (timed() < kLeastUs);
+        std::vector<double> times;
+        for (int i = 0; i < kTrials; ++i) times.push_back(timed());
+        rounds_ = static_cast<uint64_t>(static_cast<double>(rounds_) * us / percentile(times, 0.5)) + 1;
+    }
+    double timed() {
+        const auto start = Clock::now();
+        for (uint64_t i = 0; i < rounds_; ++i) state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+        kept_ = state_;
+        return us_since(start);
+    }
+
+  private:
+    static constexpr double kLeastUs = 50;
+    static constexpr int kTrials = 31;
+    uint64_t rounds_ = 1, state_ = 1;
+    volatile uint64_t kept_ = 0;
+};
+
 struct PrefillResult {
     uint32_t tokens;
     std::vector<double> rates;  // tokens per second
@@ -81,7 +105,7 @@ struct DecodeResult {
 struct Results {
     std::vector<PrefillResult> prefill;
     std::vector<DecodeResult> decode;
-    Latency step, slice;           // microseconds
+    Latency step, control, slice;  // microseconds; control: arithmetic as long as a step, one thread only
     std::vector<double> turns[2];  // microseconds of single steps by turns, dense and low-rank
     Interruptions step_interruptions;
     double slice_overrun_us = 0;  // largest slice minus the budget
@@ -125,7 +149,7 @@ class Bench {
             for (PrefillResult& prefill : r.prefill) prefill.rates.push_back(prefill_rate(prefill.tokens));
             for (DecodeResult& decode : r.decode) decode.rates.push_back(decode_rate(decode.depth, decode.sessions));
         }
-        if (o_.steps && !interrupted()) r.step = latency_of(steps(r.step_interruptions));
+        if (o_.steps && !interrupted()) time_steps(r);
         if (o_.turns && !interrupted()) by_turns(r.turns);
         if (o_.budget_us && o_.longest_prefill() && !interrupted()) {
             const std::vector<double> slices = slices_of_a_prompt();
@@ -210,25 +234,37 @@ class Bench {
         return 1.0 * o_.decode * sessions / us_since(start) * 1e6;
     }
 
-    // The same step over and over: a position is computed, timed and forgotten.
-    std::vector<double> steps(Interruptions& during) {
-        reach(o_.position, 1);
-        std::vector<double> us(o_.steps);  // written now, so that storing a time faults no page in
-        const Interruptions before = interruptions();
-        for (uint32_t i = 0; i < o_.steps; ++i) {
-            if (interrupted()) {
-                us.resize(i);
-                break;
-            }
-            bar_.draw(60 * o_.steps + i * 20, o_.steps * 100, "steps");
-            feed(sessions_[0], std::span(ids_).subspan(o_.position, 1));
-            const auto start = Clock::now();
-            advance();
-            us[i] = us_since(start);
-            check(sessions_[0].truncate(o_.position), "cannot truncate");
-        }
-        during = interruptions() - before;
+    // A position is computed, timed and forgotten.
+    double timed_step() {
+        feed(sessions_[0], std::span(ids_).subspan(o_.position, 1));
+        const auto start = Clock::now();
+        advance();
+        const double us = us_since(start);
+        check(sessions_[0].truncate(o_.position), "cannot truncate");
         return us;
+    }
+
+    // The same step over and over; with one thread in turn with a control. During that others would fall asleep.
+    void time_steps(Results& r) {
+        reach(o_.position, 1);
+        // Written now, so that storing a time faults no page in.
+        std::vector<double> us(o_.steps), control_us(m_.plan.threads == 1 && !m_.on_gpu ? o_.steps : 0);
+        std::vector<double> first;
+        while (first.size() < 15) first.push_back(timed_step());
+        Control control(percentile(first, 0.5));
+        const Interruptions before = interruptions();
+        uint32_t done = 0;
+        for (; done < o_.steps && !interrupted(); ++done) {
+            bar_.draw(60 * o_.steps + done * 20, o_.steps * 100, "steps");
+            us[done] = timed_step();
+            if (!control_us.empty()) control_us[done] = control.timed();
+        }
+        r.step_interruptions = interruptions() - before;
+        us.resize(done);
+        r.step = latency_of(us);
+        if (control_us.empty()) return;
+        control_us.resize(done);
+        r.control = latency_of(control_us);
     }
 
     // A step at the same position in one variant and then in the other: what disturbs the machine for longer than a
@@ -339,8 +375,11 @@ void bench(Options o, const Console& console) {
         if (o.columns) config.logits_rows = KEEL_STEP_COSTS;
     });
     if (o.columns) return bench_columns(m, {o.position, o.repeats}, console);
-    check_context(o, m.plan.context_tokens);
+    if (o.contended && uint64_t{o.position} + o.decode > m.plan.context_tokens)
+        throw ToolError(kExitUsage,
+                        strf("--position and --decode do not fit the context of %u tokens", m.plan.context_tokens));
     if (o.contended) return bench_contended(m, {o.decode, o.position, o.repeats}, console);
+    check_context(o, m.plan.context_tokens);
     if (o.turns && m.plan.low_rank_op_count == 0)
         throw ToolError(kExitUsage, "--turns needs a W_proj cache that fits: --wproj");
 
@@ -392,6 +431,7 @@ void bench(Options o, const Console& console) {
         if (r.step.samples) {
             out["step"] = latency_json(r.step);
             out["step"]["position"] = o.position;
+            if (r.control.samples) out["step"]["control"] = latency_json(r.control);
             if (r.step_interruptions.known)
                 out["step"]["interruptions"] = {{"voluntary_switches", r.step_interruptions.voluntary_switches},
                                                 {"involuntary_switches", r.step_interruptions.involuntary_switches},
@@ -448,6 +488,7 @@ void bench(Options o, const Console& console) {
                      strf("%zu", l.samples)});
     };
     if (r.step.samples) row(strf("one token at position %u", o.position), r.step);
+    if (r.control.samples) row("arithmetic of that length", r.control);
     if (r.slice.samples) row(strf("prefill slices of %s", human_us(static_cast<double>(o.budget_us)).c_str()), r.slice);
     printf("\n%s", latency.text().c_str());
     if (r.step.samples && r.step_interruptions.known)

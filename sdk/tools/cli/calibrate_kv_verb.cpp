@@ -237,6 +237,8 @@ AllocationChoices within_kl(const Costs& costs, double budget, const KvProfile& 
 void calibrate_kv(Options o, const Console& console) {
     if (!o.show.empty()) return show_profile(o.show, console);
     o.engine = with_exact_activations(o.engine);
+    if (o.engine.k_format || o.engine.v_format || !o.engine.kv_profile.empty())
+        throw ToolError(kExitUsage, "--kv-k, --kv-v and --kv-profile are what is calibrated: give --formats");
     if (o.engine.model.empty() || o.text.file.empty() || o.output.empty())
         throw ToolError(kExitUsage, "calibrate kv needs a model, a text and --output (or --show FILE)");
     if (!o.budget.empty() + (o.bits > 0) + (o.kl > 0) + !o.uniform.empty() != 1)
@@ -314,6 +316,9 @@ void calibrate_kv(Options o, const Console& console) {
     double predicted_kl = 0;
     if (formats.size() == 1) {
         set_all(&profile, formats[0]);
+        const KvBytes planned = planned_kv_bytes(plan_with(o.engine, profile, context));
+        if (o.uniform.empty() && o.kl == 0 && planned.page_bytes > page_budget(o, profile, context))
+            throw ToolError(kExitRuntime, "the only format exceeds the budget");
     } else {
         costs = measure_costs(profile, formats, o.measurements, meter, kept, bar);
         const AllocationChoices choices = o.kl > 0 ? within_kl(costs, o.kl, profile, meter, kept)
@@ -323,6 +328,8 @@ void calibrate_kv(Options o, const Console& console) {
         predicted_kl = cost_of(costs.units, choices);
     }
     const KvMeter::Reading reading = meter.measure(profile);
+    if (formats.size() == 1 && o.kl > 0 && reading.kl > o.kl)
+        throw ToolError(kExitRuntime, strf("the only format exceeds the KL budget: %.5f", reading.kl));
     const std::vector<char> bytes = encode_kv_profile(profile);
     write_file(o.output, bytes);
 

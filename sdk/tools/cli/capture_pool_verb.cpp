@@ -78,8 +78,9 @@ void add_capture_pool_verb(Verb capture, Console& console) {
                          "  keel capture pool model.gguf prompts.jsonl --generate 128 --output model.kpool");
     auto o = std::make_shared<Options>();
     add_engine_options(verb, o->engine);
-    add_text_options(verb, o->text, "to answer, each a user's message");
-    verb.get_option("text").required();
+    verb.add_option("text", o->text.file, "a text file, or .jsonl with a field \"text\" per line: a user's messages")
+        .required();
+    verb.add_option("--documents", o->text.documents, "the first N messages (default: all)");
     verb.add_option("--generate", o->generate, "longest answer, in tokens (default 128)").positive();
     verb.add_option("--temperature", o->temperature, "of answers (default 0: greedy)").not_negative();
     verb.add_option("--bytes", o->bytes, "of the pool (default 4 MiB)").range(uint64_t{64}, uint64_t{1} << 32);

@@ -74,9 +74,10 @@ std::vector<int32_t> tokenize_what_fits(const LoadedModel& m, const Session& ses
     }
 }
 
-// The name of the template: the file's own, or the one of --template.
+// The name of the template: the one of --template, else the pack's, else the model's own.
 std::string template_name_of(const Options& o, const LoadedModel& m) {
     if (!o.engine.chat_template.empty()) return o.engine.chat_template;
+    if (find_part(m.config, KEEL_PART_CHAT_TEMPLATE)) return "the pack's";
     const keel_chat_family family = m.file.info.chat_family;
     if (family == KEEL_CHAT_NONE)
         throw ToolError(kExitFile,

@@ -77,6 +77,7 @@ double overlap_of(std::span<const float> a, std::span<const float> b, double tem
 
 int eval_draws(const Options& o, const Console& console) {
     if (!(o.temperature > 0)) throw ToolError(kExitUsage, "--temp: at 0 nothing is drawn");
+    if (o.engine.context) throw ToolError(kExitUsage, "--window is the context");
     const std::vector<TextDocument> documents = read_documents(o.text, o.documents);
     Reader one(o.engine, o.engine.model, o, console), other(o.engine, o.other, o, console);
     if (one.model.file.info.vocabulary != other.model.file.info.vocabulary)
@@ -84,14 +85,13 @@ int eval_draws(const Options& o, const Console& console) {
     Agreement sum;
     const uint64_t most = o.max_tokens ? o.max_tokens : uint64_t{1} << 62;
     ProgressBar bar(console, "drawing");
-    for (size_t d = 0; d < documents.size() && sum.positions < most; ++d) {
+    for (size_t d = 0; d < documents.size() && sum.positions < most && !interrupted(); ++d) {
         std::vector<int32_t> ids = tokenize(one.model.engine, documents[d].text, KEEL_TOKENIZE_BOS);
         if (ids.size() > one.model.plan.context_tokens) ids.resize(one.model.plan.context_tokens);
         check(one.session.truncate(0), "cannot empty the session");
         check(other.session.truncate(0), "cannot empty the session");
         for (const int32_t id : ids) {
-            if (sum.positions == most) break;
-            stop_if_interrupted();
+            if (sum.positions == most || interrupted()) break;
             one.read(id);
             other.read(id);
             ++sum.positions;
@@ -99,8 +99,9 @@ int eval_draws(const Options& o, const Console& console) {
             sum.greedy += top_index(one.logits) == top_index(other.logits);
             sum.overlap += overlap_of(one.logits, other.logits, static_cast<double>(o.temperature));
         }
-        bar.update(d + 1, documents.size(), strf("document %zu of %zu", d + 1, documents.size()));
+        if (!interrupted()) bar.update(d + 1, documents.size(), strf("document %zu of %zu", d + 1, documents.size()));
     }
+    if (sum.positions == 0) stop_if_interrupted();
     if (sum.positions == 0) throw ToolError(kExitRuntime, o.text + " has no token");
     const auto share = [&](double of) { return of / static_cast<double>(sum.positions); };
     const double drawn = share(static_cast<double>(sum.drawn)), bound = share(sum.overlap),

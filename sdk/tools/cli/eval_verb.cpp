@@ -394,6 +394,8 @@ int eval_ppl(const Options& o, const Console& console) {
     if (o.stride && o.window && o.stride > o.window) throw ToolError(kExitUsage, "--stride must not exceed --window");
     const std::vector<TextDocument> documents = read_documents(o.text, o.documents);
     EngineOptions engine = o.engine;
+    if (o.window && engine.context && o.window > engine.context)
+        throw ToolError(kExitUsage, "--window must not exceed --context");
     if (o.window) engine.context = o.window;
     if (engine.chunk == 0) engine.chunk = kChunk;
     const auto keep_logits = [](keel_config& config) { config.logits_rows = config.chunk_tokens; };
@@ -422,15 +424,23 @@ int eval_ppl(const Options& o, const Console& console) {
     if (o.stride > scorer.window()) throw ToolError(kExitUsage, "--stride must not exceed the window");
 
     const Evaluation e = evaluate(scorer, documents, o, console);
-    if (!o.against.empty() && !by_token && !report) {
+    if (!o.against.empty() && !by_token && !report && !interrupted()) {
         Options plain = o;
         plain.case_operators = false;
         Scorer other_scorer(reference, nullptr, plain);
-        const Evaluation other = evaluate(other_scorer, documents, plain, console);
-        for (const DocumentScore& d : other.documents) others.push_back({d.sums.nll, d.sums.tokens, d.text.bytes});
+        try {
+            const Evaluation other = evaluate(other_scorer, documents, plain, console);
+            for (const DocumentScore& d : other.documents) others.push_back({d.sums.nll, d.sums.tokens, d.text.bytes});
+        } catch (const ToolError& error) {
+            if (error.exit_code != kExitCancelled) throw;
+        }
     }
+    // After Ctrl-C documents that one side lacks are not compared; without any the scores stand alone.
+    const bool comparable = by_token || !interrupted() || others.size() >= e.documents.size();
+    if (interrupted() && comparable) others.resize(std::min(others.size(), e.documents.size()));
     std::optional<Comparison> comparison;
-    if (!o.against.empty()) comparison = by_token ? compare_tokens(e) : compare_documents(e, others, o.against);
+    if (!o.against.empty() && comparable)
+        comparison = by_token ? compare_tokens(e) : compare_documents(e, others, o.against);
 
     std::vector<ScoredUnit> units;
     for (const Sums& s : e.interval_units()) units.push_back({s.nll, s.tokens, s.source});

@@ -138,6 +138,8 @@ bool inspect_adapter(const Options& o, const Console& console) {
         if (!scanned || std::string_view(error.field) == "general.type") return false;
         throw ToolError(error.status, "cannot use " + o.model, &error);
     }
+    if (o.verify || o.metadata || o.tensors)
+        throw ToolError(kExitUsage, "--verify, --metadata and --tensors are for models: " + o.model + " is an adapter");
     const std::string identity = strf("%016llx", static_cast<unsigned long long>(adapter.identity));
     if (console.json) {
         print_json({{"adapter", "lora"},

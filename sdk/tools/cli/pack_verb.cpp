@@ -25,8 +25,15 @@ struct Options {
     PackCodec codec = PackCodec::kRaw;
 };
 
+// The file's name, or as much of it before its extension as a pack has room for.
 std::string name_of(const std::string& path) {
-    return std::filesystem::path(path).filename().string();
+    const std::filesystem::path file(path);
+    const std::string whole = file.filename().string(), extension = file.extension().string();
+    if (whole.size() <= kMostPackName || extension.size() >= kMostPackName) return whole;
+    std::string name = whole.substr(0, kMostPackName - extension.size());
+    while (!name.empty() && (whole[name.size()] & 0xc0) == 0x80) name.pop_back();  // letters of UTF-8 stay whole
+    fprintf(stderr, "note: in the pack %s is called %s\n", whole.c_str(), (name + extension).c_str());
+    return name + extension;
 }
 
 // An engine with mapped weights is started with the parts, which costs little and finds what does not belong together.
@@ -44,6 +51,9 @@ void check_together(const EngineOptions& options, const std::vector<std::string>
 void pack(const Options& o, const Console& console) {
     const EngineOptions& e = o.engine;
     if (is_pack(*open_file(e.model).get())) throw ToolError(kExitFile, e.model + " is a pack already");
+    std::error_code ignored;
+    if (std::filesystem::equivalent(e.model, o.output, ignored))
+        throw ToolError(kExitUsage, o.output + " is the file that is read");
     check_together(e, o.adapters, console);
     struct Source {
         uint32_t kind, flags;

@@ -284,6 +284,7 @@ constexpr KvChoice kKvChoices[] = {
 bool is_trellis(keel_kv_format format) {
     return format == KEEL_KV_TCQ_2 || format == KEEL_KV_TCQ_3 || format == KEEL_KV_TCQ_4;
 }
+constexpr uint32_t kMeasuredSinks = 1;
 constexpr double kMostPplPercent = 1;  // of what is proposed, on SmolLM2
 
 struct Fit {
@@ -327,6 +328,34 @@ Fit largest_context(const ModelFile& file, keel_config config, const KvChoice& k
     return fit;
 }
 
+// Options as they were given that change how much memory `keel run` needs, but for formats, recent rows and weights.
+std::string memory_options(const EngineOptions& e) {
+    std::string out;
+    const auto text = [&](const char* name, const std::string& value) {
+        if (!value.empty()) out += strf(" %s %s", name, value.c_str());
+    };
+    const auto number = [&](const char* name, uint32_t value) { text(name, value ? std::to_string(value) : ""); };
+    number("--threads", e.threads);
+    number("--chunk", e.chunk);
+    if (e.sinks) out += strf(" --kv-sinks %u", e.sinks == KEEL_KV_NO_SINKS ? 0 : e.sinks);
+    number("--kv-rollback", e.rollback);
+    text("--kv-profile", e.kv_profile);
+    text("--wproj", e.wproj);
+    if (e.wproj_key) text("--wproj-key", strf("%016llx", static_cast<unsigned long long>(e.wproj_key)));
+    if (e.wproj_any_key) out += " --wproj-force";
+    if (e.wproj_error > 0) out += strf(" --wproj-error %g", e.wproj_error);
+    if (e.low_rank) out += " --low-rank";
+    if (!e.lora.empty())
+        text("--lora", e.lora_scale == 1 ? e.lora : strf("%s:%g", e.lora.c_str(), static_cast<double>(e.lora_scale)));
+    number("--draft", e.draft_tokens);
+    text("--draft-pool", e.draft_pool);
+    text("--draft-model", e.draft_model);
+    if (e.draft_low_rank) out += " --draft-low-rank";
+    if (e.activation) text("--activation", activation_name(e.activation));
+    if (e.cpu) text("--cpu", cpu_name(e.cpu));
+    return out;
+}
+
 void solve(const Options& o, const Console& console) {
     const uint64_t memory = parse_bytes(o.memory);
     const ModelFile file = open_model(o.engine.model);
@@ -338,10 +367,10 @@ void solve(const Options& o, const Console& console) {
     std::vector<KvChoice> choices;
     if (compress)
         for (KvChoice c : kKvChoices) {
-            if (config.kv_recent_tokens && config.kv_recent_tokens != c.recent_tokens) {
-                c.recent_tokens = config.kv_recent_tokens;
-                c.loss.reset();
-            }
+            const bool other_recent = config.kv_recent_tokens && config.kv_recent_tokens != c.recent_tokens,
+                       other_sinks = config.kv_sink_tokens && config.kv_sink_tokens != kMeasuredSinks;
+            if (other_recent) c.recent_tokens = config.kv_recent_tokens;
+            if (other_recent || other_sinks) c.loss.reset();
             choices.push_back(c);
         }
     else if (profile || (config.k_format && config.v_format))
@@ -431,8 +460,7 @@ void solve(const Options& o, const Console& console) {
         fputs(table.text().c_str(), stdout);
         const auto run_line = [&](const Fit& f) {
             return strf("keel run %s --context %u%s --weights %s%s\n", o.engine.model.c_str(), f.context,
-                        kv_options(f).c_str(), weights_name(f.weights),
-                        profile ? (" --kv-profile " + o.engine.kv_profile).c_str() : "");
+                        kv_options(f).c_str(), weights_name(f.weights), memory_options(o.engine).c_str());
         };
         if (compress)
             printf(

@@ -3,11 +3,11 @@
 #include <stdio.h>
 
 #include <algorithm>
-#include <fstream>
 #include <map>
 
 #include "keel/keel_lab.h"
 #include "sdk/tools/cli/verbs.h"
+#include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/model_loader.h"
 #include "sdk/tools/common/statistics.h"
@@ -143,9 +143,8 @@ void write_trace(const std::string& path, const std::vector<Line>& lines, const 
             add(lines[i].name, lines[i].begin_us, lines[i].us, 2,
                 {{"bytes", lines[i].bytes}, {"weights", lines[i].types}, {"predicted_us", lines[i].predicted_us}});
     }
-    std::ofstream file(path);
-    file << Json{{"displayTimeUnit", "ns"}, {"otherData", {{"model", model}}}, {"traceEvents", events}}.dump() << '\n';
-    if (!file.flush()) throw ToolError(kExitFile, "cannot write " + path);
+    const Json trace = {{"displayTimeUnit", "ns"}, {"otherData", {{"model", model}}}, {"traceEvents", events}};
+    write_file(path, trace.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 void profile(Options o, const Console& console) {

@@ -240,7 +240,16 @@ class Calibration {
 #endif
 };
 
+// What the options say together.
+void check_options(const Options& o) {
+    if (!o.tune.empty() && !o.solves())
+        throw ToolError(kExitUsage, "--tune is for --bits, --bytes, --loss or --budget");
+    if (o.dry_run && (o.solves() || o.budget))
+        throw ToolError(kExitUsage, "--dry-run measures nothing, which --bits, --bytes, --loss and --budget need");
+}
+
 int quantize(const Options& o, const Console& console) try {
+    check_options(o);
     std::optional<TypeRules> rules;
     if (!o.types.empty() || !o.solves()) rules.emplace(o.types.empty() ? kUsualTypes : o.types);
     const ModelFile source = open_model(o.in);
@@ -254,7 +263,7 @@ int quantize(const Options& o, const Console& console) try {
     request.notes = {{"types", o.types.empty() && rules ? kUsualTypes : o.types},
                      {"method", o.nearest ? "plain rounding" : "nearest codes, scales searched"}};
     double predicted_loss = 0;
-    if (o.solves() && !o.dry_run)
+    if (o.solves())
         predicted_loss = solve(
             o, console, rules ? rules->undecided(request.matrices) : std::vector<bool>(request.matrices.size(), true),
             &request);
@@ -273,10 +282,12 @@ int quantize(const Options& o, const Console& console) try {
             {"calibration_text", strf("%016llx", static_cast<unsigned long long>(calibration->text_hash))});
         if (!o.fits_steps()) calibration->use(o.row_step, &request);
     }
+    if (o.row_step > 0 && row_step_weights(request) == 0)
+        throw ToolError(kExitUsage, "no matrix becomes Q8_0, whose scales --row-step is for");
     if (o.row_step > 0) use_row_steps(source, o.row_step, &request);
     std::vector<QuantizedTensor> tensors;
     double step = o.row_step;
-    if (o.fits_steps() && !o.dry_run) {
+    if (o.fits_steps()) {
         UseStep calibrated;
         if (calibration)
             calibrated = [&](double at, QuantizeRequest* of) {
@@ -301,7 +312,7 @@ int quantize(const Options& o, const Console& console) try {
     if (calibration) calibration->forget();
     const std::vector<OutputErrors> errors = calibration ? calibration->errors : std::vector<OutputErrors>();
     const ByteBudget budget = budget_of(o.budget, o.code);
-    const uint64_t packed = o.budget && !o.dry_run ? packed_bytes(o.out) : 0;
+    const uint64_t packed = o.budget ? packed_bytes(o.out) : 0;
     if (budget.code + packed > budget.bytes && packed) {
         remove(o.out.c_str());
         throw ToolError(kExitMemory, budget_text(budget, packed) + " with calibrated codes");
@@ -393,9 +404,10 @@ void add_quantize_verb(Verb app, Console& console) {
     const auto bound = [&](const char* name, auto& value, const char* what) {
         return verb.add_option(name, value, what).needs(tune).group("Types under a bound");
     };
-    const VerbOption bits = bound("--bits", o->bits, "of a weight, on average over all matrices");
+    const VerbOption bits = bound("--bits", o->bits, "of a weight, on average over all matrices").positive();
     const VerbOption bytes = bound("--bytes", o->bytes, "of all matrices, such as 90M").excludes(bits);
     const VerbOption loss = bound("--loss", o->loss, "KL divergence from the source's predictions, nats per token")
+                                .positive()
                                 .excludes(bits)
                                 .excludes(bytes);
     const VerbOption budget =

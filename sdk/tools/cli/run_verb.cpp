@@ -1,6 +1,8 @@
 // keel run: one prompt, streamed.
 #include <stdio.h>
 
+#include <algorithm>
+
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/case_text.h"
 #include "sdk/tools/common/generation.h"
@@ -30,7 +32,8 @@ int run(const Options& o, const Console& console) {
     LoadedModel m = load_model(engine_options, console, {}, [&](const keel_memory_plan& plan) {
         ids.resize(plan.context_tokens);
         constexpr size_t kLongestPiece = 2048;
-        if (console.json) generated.reserve((o.sampling.max_tokens + 1) * kLongestPiece);
+        const size_t most_tokens = std::min(o.sampling.max_tokens, plan.context_tokens);
+        if (console.json) generated.reserve((most_tokens + 1) * kLongestPiece);
     });
     Session session = open_session(m);
     sampling.apply(session);

@@ -43,6 +43,7 @@ void tokenize_text(const Options& o, const Console& console) {
     const std::vector<int32_t> ids =
         tokenize(m.engine, text, (o.special ? KEEL_TOKENIZE_SPECIAL : 0) | (o.bos ? KEEL_TOKENIZE_BOS : 0));
     if (console.json) {
+        if (o.count) return print_json({{"tokens", ids.size()}, {"bytes", text.size()}});
         std::vector<std::string> pieces;
         for (const int32_t id : ids) pieces.push_back(token_text(m.engine, id));
         return print_json({{"ids", ids}, {"pieces", pieces}, {"tokens", ids.size()}, {"bytes", text.size()}});
@@ -66,9 +67,10 @@ void add_tokenize_verb(Verb app, Console& console) {
                          "  keel tokenize model.gguf --file book.txt --count\n"
                          "  keel tokenize model.gguf --decode 438,290,4028");
     add_model_option(verb, o->engine.model).required();
-    verb.add_option("text", o->text, "text to cut");
-    verb.add_option("--file,-f", o->file, "read the text from a file; - is stdin");
-    verb.add_option("--decode", o->decode, "ids to turn into text").delimiter(',');
+    const VerbOption text = verb.add_option("text", o->text, "text to cut");
+    const VerbOption file =
+        verb.add_option("--file,-f", o->file, "read the text from a file; - is stdin").excludes(text);
+    verb.add_option("--decode", o->decode, "ids to turn into text").delimiter(',').excludes(text).excludes(file);
     verb.add_option("--pre", o->engine.pre_tokenizer, "cut a byte-level vocabulary's text so, not as the file says");
     verb.add_flag("--special", o->special, "recognise special tokens in the text; write them when decoding");
     verb.add_flag("--bos", o->bos, "begin as the model wants a sequence to begin");

@@ -80,7 +80,12 @@ void check(keel_status status, std::string_view doing, const keel_error* detail)
     if (status != KEEL_OK && status != KEEL_AGAIN) throw ToolError(status, std::string(doing), detail);
 }
 
+namespace {
+bool document_printed = false;  // stdout has one at most
+}
+
 void print_json(const Json& document) {
+    document_printed = true;
     // Text from models and files may hold bytes that are not UTF-8; they become U+FFFD instead of an exception.
     const std::string text = document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
     fwrite(text.data(), 1, text.size(), stdout);
@@ -88,7 +93,7 @@ void print_json(const Json& document) {
 
 void print_error(const Console& console, const ToolError& error) {
     fprintf(stderr, "error: %s\n", error.what());
-    if (!console.json) return;
+    if (!console.json || document_printed) return;
     Json document = {{"error", error.what()}, {"exit_code", error.exit_code}};
     if (!error.detail.is_null()) document["detail"] = error.detail;
     print_json(document);

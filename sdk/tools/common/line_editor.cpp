@@ -83,6 +83,7 @@ std::optional<std::string> LineEditor::read() {
     if (interactive_) fputs(prompt_, stderr);
     std::string line;
     if (!std::getline(std::cin, line)) return {};
+    if (!line.empty() && line.back() == '\r') line.pop_back();
     return line;
 }
 

@@ -111,8 +111,9 @@ PackTable lay_pack(const std::vector<PackInput>& inputs, PackCodec codec, const 
         section.kind = input.kind;
         section.flags = input.flags;
         section.offset = end = next_pack_section(end);
-        if (input.name.size() >= sizeof section.name)
-            throw ToolError(kExitUsage, input.name + ": names in a pack have at most 31 characters");
+        if (input.name.size() > kMostPackName)
+            throw ToolError(kExitUsage,
+                            strf("%s: names in a pack have at most %zu bytes", input.name.c_str(), kMostPackName));
         memcpy(section.name, input.name.data(), input.name.size());
         uint64_t state = kHashSeed;
         const auto put = [&](const char* data, uint64_t n) {

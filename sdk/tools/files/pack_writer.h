@@ -8,6 +8,8 @@
 
 namespace keel::tools {
 
+constexpr size_t kMostPackName = sizeof(PackSection::name) - 1;  // bytes
+
 struct PackInput {
     uint32_t kind, flags;  // kPackInterleaved: `bytes` is plain and written with rows interleaved. Not kPackCoded
     std::string name;      // of the section: see valid_pack_name
