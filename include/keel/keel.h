@@ -557,6 +557,7 @@ typedef enum keel_fp32_reason {
 typedef enum keel_activation {
     KEEL_ACTIVATION_DEFAULT = 0, /* Q8 */
     KEEL_ACTIVATION_Q8 = 1,      /* activations in 8-bit blocks against quantized weights (integer dot products) */
+/* Saved sessions are for engines with the same value. */
     KEEL_ACTIVATION_F32 = 2, /* f32 activations against dequantized weights: slower, for reference and for quality */
     /* As Q8, and both sides of products with F32, F16 and BF16 matrices are rounded to bf16 (8 bits of precision),
      * whose pairs some processors multiply at twice the rate of f32 (AVX512-BF16). The same bits on all others,
@@ -1055,15 +1056,17 @@ KEEL_API keel_status keel_session_fork(keel_session session, keel_session* out);
 /* Exact bytes keel_session_save will write now. */
 KEEL_API keel_status keel_session_save_bytes(keel_session session, uint64_t* bytes);
 /* Writes tokens, KV rows, logits, sampling, text state, where its grammar began and its adapter's identity: versioned,
- * checksummed, tied to the model's fingerprint, the KV formats, config.numerics, the grammar and the adapter.
+ * checksummed, tied to the model's fingerprint, the KV formats, config.activation and numerics, the grammar, the
+ * adapter and, of a model with two sets of RoPE factors, the one that config.context_tokens chose
+ * (keel_memory_plan.note).
  * KEEL_E_BUFFER_TOO_SMALL, KEEL_E_BUSY inside a step. */
 KEEL_API keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity_bytes,
                                        uint64_t* written_bytes);
 /* Replaces an open session's state with a saved one, validated as hostile input: on any error the session is as before.
- * KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (another version), KEEL_E_FILE_MISMATCH (another model, KV format, numerics,
- * or grammar where the session was held to one; or the engine does not have the adapter it used, which it goes on with
- * whatever its number is here), KEEL_E_STATE (it used one, and this session is in the low-rank variant),
- * KEEL_E_CONTEXT_FULL, KEEL_E_KV_FULL, KEEL_E_BUSY inside a step. */
+ * KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (another version), KEEL_E_FILE_MISMATCH (another model, KV format, activation,
+ * numerics or set of RoPE factors, or grammar where the session was held to one; or the engine does not have the
+ * adapter it used, which it goes on with whatever its number is here), KEEL_E_STATE (it used one, and this session is
+ * in the low-rank variant), KEEL_E_CONTEXT_FULL, KEEL_E_KV_FULL, KEEL_E_BUSY inside a step. */
 KEEL_API keel_status keel_session_restore(keel_session session, const void* src, uint64_t bytes, keel_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------

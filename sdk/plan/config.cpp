@@ -279,13 +279,21 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     return KEEL_OK;
 }
 
-uint64_t kv_identity_of(const PlanConfig& config, uint32_t layers) {
+uint64_t kv_identity_of(const PlanConfig& config, const keel_model& model) {
     const KvChoice& kv = config.kv;
     uint64_t hash = kHashSeed;
     const auto add = [&hash](const void* data, size_t bytes) {
+    // What is as it is by default, or as it is for every engine of the model, is left out: older files have none of it.
+    const auto choose = [&add](bool chosen, const char* name) {
+        if (chosen) add(name, strlen(name));
+    };
         hash = hash_update(hash, static_cast<const char*>(data), bytes);
     };
-    for (uint32_t layer = 0; layer < layers; ++layer) add(&kv.formats(layer), sizeof(KvLayerFormats));
+    choose(!config.q8, "f32");
+    choose(config.bf16, "bf16");
+    if (model.tensor(kRopeFactorsLong, 0))
+        choose(true, rope_factors_of(config, model.spec) == kRopeFactorsLong ? "long" : "short");
+    for (uint32_t layer = 0; layer < model.spec.layers; ++layer) add(&kv.formats(layer), sizeof(KvLayerFormats));
     if (kv.has_profile) add(&kv.checksum, sizeof kv.checksum);
     const uint32_t f16_window[] = {config.kv_sink_tokens, config.kv_recent_tokens};
     if (f16_window[0] || f16_window[1]) add(f16_window, sizeof f16_window);

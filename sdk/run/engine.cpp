@@ -42,7 +42,7 @@ Engine* make_engine(const Layout& layout, const keel_model& model) {
     e->chat = layout.chat;
     e->grammar = layout.grammar;
     e->drafts = layout.drafts;
-    e->kv_identity = kv_identity_of(config, e->spec.layers);
+    e->kv_identity = kv_identity_of(config, model);
     kv_pool_init(&e->pool, config.kv_pages, layout.kv_next_free, layout.kv_references);
     e->tokenizer = layout.tokenizer;
     e->vocabulary_hash = tokenizer_identity(e->tokenizer);

@@ -115,7 +115,7 @@ struct Engine : Program {
     uint64_t fingerprint, vocabulary_hash;
     Chat chat;
     const Grammar* grammar;  // null: none
-    uint64_t kv_identity;    // hash of formats and profile: what saved rows were coded with
+    uint64_t kv_identity;    // how saved rows were computed and coded
     KvPool pool;
     Arena arenas[KEEL_REGION_COUNT];
     PageRange locked[2];  // to unlock at close: the model, the W_proj cache
