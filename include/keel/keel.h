@@ -975,8 +975,10 @@ struct keel_sampling {
  * return KEEL_E_NUMERIC when no token can follow, and KEEL_E_FILE_LIMIT when every one that can leads beyond 256 open
  * alternatives, 256 nested rules or 1,024 nodes of the grammar between two bytes; one that does is not drawn while
  * others can follow. */
-#define KEEL_GRAMMAR_OFF UINT32_MAX        /* of a new session */
-#define KEEL_GRAMMAR_NEXT (UINT32_MAX - 1) /* from the next token that is sampled */
+#define KEEL_GRAMMAR_OFF UINT32_MAX /* of a new session */
+/* From the next token that keel_session_sample returns, keel_session_forced hands out or that is accepted as a draft;
+ * not from one that keel_advance draws and nobody asks for. */
+#define KEEL_GRAMMAR_NEXT (UINT32_MAX - 1)
 KEEL_API keel_status keel_session_set_grammar(keel_session session, uint32_t from);
 /* What the grammar allows behind the session's tokens followed by `tokens`, a draft that is not fed: bit id % 8 of
  * mask[id / 8] is set for each token that may come next, the bits keel_session_sample would use there without the

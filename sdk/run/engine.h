@@ -219,6 +219,8 @@ keel_status apply_grammar(Engine* engine, Session* session);
 // The session's tokens from `tokens` on are others now.
 void rewind_grammar(Session* session, uint32_t tokens);
 
+// KEEL_GRAMMAR_NEXT: the token behind the session's last one is the first of the grammar's text.
+void begin_grammar(Session* session);
 // ---- advance.cpp ----
 // The end of a call's budget; 0: none.
 uint64_t deadline_after(uint64_t budget_us);

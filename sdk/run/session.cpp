@@ -334,6 +334,7 @@ keel_status keel_session_sample(keel_session session, int32_t* token) {
     int32_t drawn = s->drawn_token;
     KEEL_TRY(s->draw == Session::kDrawn ? s->draw_status : draw_token(e, s, e->newest_row_of(s), &drawn));
     s->last_sample = drawn;
+    begin_grammar(s);
     *token = drawn;
     return KEEL_OK;
 }
