@@ -248,7 +248,9 @@ KEEL_API keel_status keel_session_propose_tree(keel_session session, const int32
  *     feed(x, SAMPLE) ──> keel_session_draft(session, drafter, 0, NULL) ──> advance ...
  *
  *   drafter    keeps what it has in common with the session, so use one for one session. Its tokens and sampling are
- *              this call's; it is not held to the session's grammar or hook, which drafts then do not meet.
+ *              this call's; it is not held to the session's grammar or hook, which drafts then do not meet. It takes no
+ *              drafts itself, its tokens do not count and nothing learns from them, nor in a fork, until it is
+ *              restored, or truncated to 0 tokens and fed.
  *              `session` itself: its low-rank variant drafts over the session's own KV rows (Experimental), which are
  *              the dense ones again afterwards, bit for bit. Not behind more than one pending token.
  *   budget_us  time from entering the call; 0: none. Drafts that are there by then are proposed; what the drafter has
@@ -555,9 +557,9 @@ typedef enum keel_fp32_reason {
 } keel_fp32_reason;
 
 typedef enum keel_activation {
+/* Saved sessions are for engines with the same value. */
     KEEL_ACTIVATION_DEFAULT = 0, /* Q8 */
     KEEL_ACTIVATION_Q8 = 1,      /* activations in 8-bit blocks against quantized weights (integer dot products) */
-/* Saved sessions are for engines with the same value. */
     KEEL_ACTIVATION_F32 = 2, /* f32 activations against dequantized weights: slower, for reference and for quality */
     /* As Q8, and both sides of products with F32, F16 and BF16 matrices are rounded to bf16 (8 bits of precision),
      * whose pairs some processors multiply at twice the rate of f32 (AVX512-BF16). The same bits on all others,

@@ -60,7 +60,9 @@ struct Session {
     SessionOdds odds;  // of drafts by another session, or by its own low-rank pass
     // Where what is proposed, or drafted in the newest step, comes from.
     enum : uint32_t { kByDrafter, kByCaller, kBySession } draft_source;
-    bool drafting;  // draws drafts, of another session or of its own: it takes none itself
+    // Draws drafts, for another session or for itself: it takes none. Its text is the other one's until it is emptied
+    // and fed, or restored; nothing learns from it.
+    bool drafting;
     keel_variant variant;
     uint32_t adapter;                   // KEEL_ADAPTER_OFF: none
     float adapter_scale;                // 0: none
@@ -217,10 +219,10 @@ DrawRequest draw_request(const SamplerParams& params, const SamplerInput& input,
 // Clears the bits of s->mask that the session's grammar does not allow next.
 keel_status apply_grammar(Engine* engine, Session* session);
 // The session's tokens from `tokens` on are others now.
-void rewind_grammar(Session* session, uint32_t tokens);
-
 // KEEL_GRAMMAR_NEXT: the token behind the session's last one is the first of the grammar's text.
 void begin_grammar(Session* session);
+void rewind_grammar(Session* session, uint32_t tokens);
+
 // ---- advance.cpp ----
 // The end of a call's budget; 0: none.
 uint64_t deadline_after(uint64_t budget_us);

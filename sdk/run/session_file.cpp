@@ -366,6 +366,7 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     s->sample = h.feed_flags & KEEL_FEED_SAMPLE;
     s->draw = Session::kNoDraw;
     s->proposed = s->accepted = 0;
+    s->drafting = false;
     reset_drafter(e, s);
     s->text = text;
     s->adapter = adapter_of(*e, h);
