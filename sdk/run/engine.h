@@ -125,6 +125,7 @@ struct Engine : Program {
     Session* sessions;  // [max_sessions]
     Step step;
     StepProgress progress;
+    uint32_t finished_list;  // Step::op_list of the newest step that was computed whole
     // Counters of keel_stats.
     std::atomic<uint64_t> steps, tokens, prefill_tokens, prefill_us, decode_tokens, decode_us;
     std::atomic<uint64_t> drafts_computed, drafts_accepted;
@@ -218,9 +219,9 @@ DrawRequest draw_request(const SamplerParams& params, const SamplerInput& input,
 // ---- grammar_calls.cpp ----
 // Clears the bits of s->mask that the session's grammar does not allow next.
 keel_status apply_grammar(Engine* engine, Session* session);
-// The session's tokens from `tokens` on are others now.
 // KEEL_GRAMMAR_NEXT: the token behind the session's last one is the first of the grammar's text.
 void begin_grammar(Session* session);
+// The session's tokens from `tokens` on are others now.
 void rewind_grammar(Session* session, uint32_t tokens);
 
 // ---- advance.cpp ----
