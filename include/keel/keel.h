@@ -1013,7 +1013,7 @@ typedef struct keel_session_info {
     uint32_t computed_tokens;
     uint32_t sampled_tokens; /* of these, drawn by keel_session_sample; what min_tokens counts */
     const int32_t* tokens;   /* token_count ids, valid until the next call on this session */
-    uint32_t kv_pages;       /* pages this session refers to */
+    uint32_t kv_pages;       /* pages this session refers to; those that were evicted are not among them */
     uint32_t context_tokens;
     uint32_t variant; /* a keel_variant (Experimental); 0: dense */
     uint32_t reserved;
@@ -1039,7 +1039,8 @@ KEEL_API keel_status keel_session_top_logprobs(keel_session session, uint32_t n,
  * KEEL_E_BUSY while another thread computes its step. */
 KEEL_API keel_status keel_session_truncate(keel_session session, uint32_t tokens);
 /* Gives up the K and V of computed positions [from, to), whole pages of kv_page_tokens inside that range: what is
- * computed later does not see them, everything else stays, positions included, and so do sinks. *evicted_tokens (may be
+ * computed later does not see them, everything else stays, positions included, and so do sinks. Pages of the session's
+ * reserve (keel_session_desc.reserved_pages) that are given up are any session's from then on. *evicted_tokens (may be
  * NULL): positions given up by this call. KEEL_E_ARGUMENT (not computed), KEEL_E_BUSY inside a step. */
 KEEL_API keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to, uint32_t* evicted_tokens);
 /* Forgets tokens [from, to) and moves those behind down to `from`, so that a conversation longer than the context goes

@@ -252,7 +252,7 @@ keel_status keel_session_get(keel_session session, keel_session_info* out) {
     info.computed_tokens = s->computed;
     info.sampled_tokens = s->sampled;
     info.tokens = s->tokens;
-    info.kv_pages = s->kv.count;
+    for (uint32_t i = 0; i < s->kv.count; ++i) info.kv_pages += s->kv.ids[i] != kNoPage;
     info.context_tokens = e->config.context_tokens;
     info.variant = s->variant;
     info.drafts_computed = s->drafts_computed;

@@ -630,3 +630,6 @@ TEST_F(KvEviction, TruncatingIntoAPageThatIsGoneIsRefused) {
 }
 
 }  // namespace
+    keel_session_info info = sized<keel_session_info>();
+    keel_test::check(keel_session_get(engine_.session(), &info), "get");
+    EXPECT_EQ(info.kv_pages, 1u) << "the others are not the session's any more";
