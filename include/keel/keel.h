@@ -165,7 +165,8 @@ KEEL_API keel_status keel_plan(const keel_reader* reader, const keel_model* mode
 
 /* Places everything into `memory`, loads or maps weights, starts threads. `model` and its buffer are not needed after.
  * A region one byte short is KEEL_E_MEMORY_TOO_SMALL with the region in error->field; nothing is left behind.
- * KEEL_E_ARGUMENT: regions that overlap each other, the model's buffer, a mapped file or memory of a living engine.
+ * KEEL_E_ARGUMENT: regions that overlap each other, the model's buffer, a mapped file (the model's or a part's) or
+ * memory of a living engine.
  * KEEL_E_FILE_MISMATCH: not the file that was inspected, by header and samples of the weights (info.fingerprint).
  * Errors: as keel_plan, and KEEL_E_MEMORY_TOO_SMALL, KEEL_E_MEMORY_ALIGN, KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT,
  * KEEL_E_CANCELLED (progress hook), KEEL_E_PLATFORM, KEEL_E_SLOTS_FULL. */
@@ -556,8 +557,8 @@ typedef enum keel_fp32_reason {
     KEEL_FP32_FEW_ROWS = 3    /* F16, BF16: only for up to 8 rows; for more, KEEL_NUMERICS_DEVICE is in force */
 } keel_fp32_reason;
 
-typedef enum keel_activation {
 /* Saved sessions are for engines with the same value. */
+typedef enum keel_activation {
     KEEL_ACTIVATION_DEFAULT = 0, /* Q8 */
     KEEL_ACTIVATION_Q8 = 1,      /* activations in 8-bit blocks against quantized weights (integer dot products) */
     KEEL_ACTIVATION_F32 = 2, /* f32 activations against dequantized weights: slower, for reference and for quality */
