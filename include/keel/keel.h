@@ -165,7 +165,8 @@ KEEL_API keel_status keel_plan(const keel_reader* reader, const keel_model* mode
 
 /* Places everything into `memory`, loads or maps weights, starts threads. `model` and its buffer are not needed after.
  * A region one byte short is KEEL_E_MEMORY_TOO_SMALL with the region in error->field; nothing is left behind.
- * KEEL_E_ARGUMENT: regions that overlap each other, the model's buffer, a mapped file or memory of a living engine.
+ * KEEL_E_ARGUMENT: regions that overlap each other, the model's buffer, a mapped file (the model's or a part's) or
+ * memory of a living engine.
  * KEEL_E_FILE_MISMATCH: not the file that was inspected, by header and samples of the weights (info.fingerprint).
  * Errors: as keel_plan, and KEEL_E_MEMORY_TOO_SMALL, KEEL_E_MEMORY_ALIGN, KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT,
  * KEEL_E_CANCELLED (progress hook), KEEL_E_PLATFORM, KEEL_E_SLOTS_FULL. */
@@ -248,7 +249,9 @@ KEEL_API keel_status keel_session_propose_tree(keel_session session, const int32
  *     feed(x, SAMPLE) ──> keel_session_draft(session, drafter, 0, NULL) ──> advance ...
  *
  *   drafter    keeps what it has in common with the session, so use one for one session. Its tokens and sampling are
- *              this call's; it is not held to the session's grammar or hook, which drafts then do not meet.
+ *              this call's; it is not held to the session's grammar or hook, which drafts then do not meet. It takes no
+ *              drafts itself, its tokens do not count and nothing learns from them, nor in a fork, until it is
+ *              restored, or truncated to 0 tokens and fed.
  *              `session` itself: its low-rank variant drafts over the session's own KV rows (Experimental), which are
  *              the dense ones again afterwards, bit for bit. Not behind more than one pending token.
  *   budget_us  time from entering the call; 0: none. Drafts that are there by then are proposed; what the drafter has
@@ -554,6 +557,7 @@ typedef enum keel_fp32_reason {
     KEEL_FP32_FEW_ROWS = 3    /* F16, BF16: only for up to 8 rows; for more, KEEL_NUMERICS_DEVICE is in force */
 } keel_fp32_reason;
 
+/* Saved sessions are for engines with the same value. */
 typedef enum keel_activation {
     KEEL_ACTIVATION_DEFAULT = 0, /* Q8 */
     KEEL_ACTIVATION_Q8 = 1,      /* activations in 8-bit blocks against quantized weights (integer dot products) */
@@ -974,8 +978,10 @@ struct keel_sampling {
  * return KEEL_E_NUMERIC when no token can follow, and KEEL_E_FILE_LIMIT when every one that can leads beyond 256 open
  * alternatives, 256 nested rules or 1,024 nodes of the grammar between two bytes; one that does is not drawn while
  * others can follow. */
-#define KEEL_GRAMMAR_OFF UINT32_MAX        /* of a new session */
-#define KEEL_GRAMMAR_NEXT (UINT32_MAX - 1) /* from the next token that is sampled */
+#define KEEL_GRAMMAR_OFF UINT32_MAX /* of a new session */
+/* From the next token that keel_session_sample returns, keel_session_forced hands out or that is accepted as a draft;
+ * not from one that keel_advance draws and nobody asks for. */
+#define KEEL_GRAMMAR_NEXT (UINT32_MAX - 1)
 KEEL_API keel_status keel_session_set_grammar(keel_session session, uint32_t from);
 /* What the grammar allows behind the session's tokens followed by `tokens`, a draft that is not fed: bit id % 8 of
  * mask[id / 8] is set for each token that may come next, the bits keel_session_sample would use there without the
@@ -1008,7 +1014,7 @@ typedef struct keel_session_info {
     uint32_t computed_tokens;
     uint32_t sampled_tokens; /* of these, drawn by keel_session_sample; what min_tokens counts */
     const int32_t* tokens;   /* token_count ids, valid until the next call on this session */
-    uint32_t kv_pages;       /* pages this session refers to */
+    uint32_t kv_pages;       /* pages this session refers to; those that were evicted are not among them */
     uint32_t context_tokens;
     uint32_t variant; /* a keel_variant (Experimental); 0: dense */
     uint32_t reserved;
@@ -1034,7 +1040,8 @@ KEEL_API keel_status keel_session_top_logprobs(keel_session session, uint32_t n,
  * KEEL_E_BUSY while another thread computes its step. */
 KEEL_API keel_status keel_session_truncate(keel_session session, uint32_t tokens);
 /* Gives up the K and V of computed positions [from, to), whole pages of kv_page_tokens inside that range: what is
- * computed later does not see them, everything else stays, positions included, and so do sinks. *evicted_tokens (may be
+ * computed later does not see them, everything else stays, positions included, and so do sinks. Pages of the session's
+ * reserve (keel_session_desc.reserved_pages) that are given up are any session's from then on. *evicted_tokens (may be
  * NULL): positions given up by this call. KEEL_E_ARGUMENT (not computed), KEEL_E_BUSY inside a step. */
 KEEL_API keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to, uint32_t* evicted_tokens);
 /* Forgets tokens [from, to) and moves those behind down to `from`, so that a conversation longer than the context goes
@@ -1055,15 +1062,17 @@ KEEL_API keel_status keel_session_fork(keel_session session, keel_session* out);
 /* Exact bytes keel_session_save will write now. */
 KEEL_API keel_status keel_session_save_bytes(keel_session session, uint64_t* bytes);
 /* Writes tokens, KV rows, logits, sampling, text state, where its grammar began and its adapter's identity: versioned,
- * checksummed, tied to the model's fingerprint, the KV formats, config.numerics, the grammar and the adapter.
+ * checksummed, tied to the model's fingerprint, the KV formats, config.activation and numerics, the grammar, the
+ * adapter and, of a model with two sets of RoPE factors, the one that config.context_tokens chose
+ * (keel_memory_plan.note).
  * KEEL_E_BUFFER_TOO_SMALL, KEEL_E_BUSY inside a step. */
 KEEL_API keel_status keel_session_save(keel_session session, void* dst, uint64_t capacity_bytes,
                                        uint64_t* written_bytes);
 /* Replaces an open session's state with a saved one, validated as hostile input: on any error the session is as before.
- * KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (another version), KEEL_E_FILE_MISMATCH (another model, KV format, numerics,
- * or grammar where the session was held to one; or the engine does not have the adapter it used, which it goes on with
- * whatever its number is here), KEEL_E_STATE (it used one, and this session is in the low-rank variant),
- * KEEL_E_CONTEXT_FULL, KEEL_E_KV_FULL, KEEL_E_BUSY inside a step. */
+ * KEEL_E_FILE_FORMAT, KEEL_E_UNSUPPORTED (another version), KEEL_E_FILE_MISMATCH (another model, KV format, activation,
+ * numerics or set of RoPE factors, or grammar where the session was held to one; or the engine does not have the
+ * adapter it used, which it goes on with whatever its number is here), KEEL_E_STATE (it used one, and this session is
+ * in the low-rank variant), KEEL_E_CONTEXT_FULL, KEEL_E_KV_FULL, KEEL_E_BUSY inside a step. */
 KEEL_API keel_status keel_session_restore(keel_session session, const void* src, uint64_t bytes, keel_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------

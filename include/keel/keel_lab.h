@@ -93,7 +93,7 @@ typedef struct keel_lab_op_time {
 /* Nonzero: steps that begin from now on are timed dispatch by dispatch. A GPU always does; the CPU looks at the clock
  * once more for each. KEEL_E_BUSY inside a step; KEEL_E_UNSUPPORTED: a backend without times. */
 KEEL_API keel_status keel_lab_time_ops(keel_engine engine, uint32_t on);
-/* The dispatches of the newest step that was computed whole, in order. `out` as in keel_plan_ops: NULL and 0 ask for
+/* The dispatches of the newest step that was computed whole, in order. `out` as in keel_plan_ops: NULL asks for
  * the count, which is 0 where no step was timed. KEEL_E_BUSY while advancing. */
 KEEL_API keel_status keel_lab_op_times(keel_engine engine, keel_lab_op_time* out, uint32_t capacity, uint32_t* count);
 

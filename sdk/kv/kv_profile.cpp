@@ -19,6 +19,12 @@ bool usable_gain(float x) {
     return x >= 1e-6f && x <= 1e6f;
 }
 
+keel_status read(const keel_reader& reader, uint64_t offset, void* dst, uint64_t bytes, keel_error* error) {
+    return read_at(reader, offset, dst, bytes) == KEEL_OK
+               ? KEEL_OK
+               : fail(error, KEEL_E_FILE_READ, offset, "kv_profile", "the reader failed");
+}
+
 // Reads floats [0, count) at `offset` and checks each: into dst, or, where that is null, in slices through the stack.
 keel_status read_floats(const keel_reader& reader, uint64_t offset, uint64_t count, float* dst, const char* field,
                         bool (*usable)(float), keel_error* error) {
@@ -26,7 +32,7 @@ keel_status read_floats(const keel_reader& reader, uint64_t offset, uint64_t cou
     for (uint64_t at = 0; at < count; at += 512) {
         const uint64_t n = count - at < 512 ? count - at : 512;
         float* x = dst ? dst + at : slice;
-        KEEL_TRY(read_at(reader, offset + at * 4, x, n * 4));
+        KEEL_TRY(read(reader, offset + at * 4, x, n * 4, error));
         for (uint64_t i = 0; i < n; ++i)
             if (!usable(x[i]))
                 return fail(error, KEEL_E_FILE_FORMAT, offset + (at + i) * 4, field, "a number is out of range");
@@ -40,7 +46,7 @@ keel_status read_pairs(const keel_reader& reader, uint64_t offset, uint32_t coun
     uint32_t previous = 0;
     for (uint32_t i = 0; i < count; ++i) {
         uint32_t pair;
-        KEEL_TRY(read_at(reader, offset + uint64_t{i} * 4, &pair, 4));
+        KEEL_TRY(read(reader, offset + uint64_t{i} * 4, &pair, 4, error));
         if (pair >= rope_pairs || (i && pair <= previous))
             return fail(error, KEEL_E_FILE_FORMAT, offset + uint64_t{i} * 4, "pairs",
                         "not ascending, or no pair of the model");
@@ -95,7 +101,7 @@ keel_status read_formats(const keel_reader& reader, const KvProfileHeader& h, ui
                          keel_error* error) {
     for (uint32_t layer = 0; layer < h.layers; ++layer) {
         uint8_t code[4];
-        KEEL_TRY(read_at(reader, offset + layer * 4, code, 4));
+        KEEL_TRY(read(reader, offset + layer * 4, code, 4, error));
         for (int i = 0; i < 2; ++i) {
             if (code[i] == 0 || code[i] > kernels::kKvFormatCount ||
                 !kv_format_fits(static_cast<kernels::KvFormat>(code[i] - 1), h.head_dim))
@@ -136,7 +142,7 @@ KvProfileOffsets kv_profile_offsets(const KvProfileHeader& h) {
 keel_status read_kv_profile(const keel_reader& reader, const KvModelShape& model, KvChoice* out, keel_error* error) {
     KvProfileHeader h;
     if (reader.size_bytes < sizeof h) return fail(error, KEEL_E_FILE_FORMAT, reader.size_bytes, "header", "ends early");
-    KEEL_TRY(read_at(reader, 0, &h, sizeof h));
+    KEEL_TRY(read(reader, 0, &h, sizeof h, error));
     KEEL_TRY(check_header(h, reader, model, error));
     const KvProfileOffsets o = kv_profile_offsets(h);
     KEEL_TRY(read_formats(reader, h, o.formats, out, error));
@@ -145,10 +151,10 @@ keel_status read_kv_profile(const keel_reader& reader, const KvModelShape& model
     char slice[2048];
     for (uint64_t at = 0; at < o.checksum; at += sizeof slice) {
         const uint64_t n = o.checksum - at < sizeof slice ? o.checksum - at : sizeof slice;
-        KEEL_TRY(read_at(reader, at, slice, n));
+        KEEL_TRY(read(reader, at, slice, n, error));
         hash = hash_update(hash, slice, n);
     }
-    KEEL_TRY(read_at(reader, o.checksum, &out->checksum, 8));
+    KEEL_TRY(read(reader, o.checksum, &out->checksum, 8, error));
     if (hash_finish(hash) != out->checksum)
         return fail(error, KEEL_E_FILE_FORMAT, o.checksum, "checksum", "the contents were changed");
     out->has_profile = true;

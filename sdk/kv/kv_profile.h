@@ -49,7 +49,8 @@ struct KvModelShape {
 // What a configuration knows of the formats: the profile's, or one pair for all layers.
 struct KvChoice {
     bool has_profile;
-    keel_reader reader;  // of the profile
+    uint32_t part_index;  // of the profile, in config.parts
+    keel_reader reader;   // of the profile
     KvProfileHeader header;
     uint64_t checksum;
     KvLayerFormats all;  // without a profile

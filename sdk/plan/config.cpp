@@ -38,9 +38,14 @@ keel_status choose_kv_formats(const keel_config& c, const Part& profile, const k
                               keel_error* error) {
     const ModelSpec& s = model.spec;
     KvChoice& kv = out->kv;
-    if (profile.given)
-        KEEL_TRY(read_kv_profile(
-            profile.reader, {model.gguf.fingerprint, s.layers, s.kv_heads, s.head_dim, s.rope_dims / 2}, &kv, error));
+    if (profile.given) {
+        keel_error detail = {};
+        detail.struct_size = sizeof detail;
+        const KvModelShape shape = {model.gguf.fingerprint, s.layers, s.kv_heads, s.head_dim, s.rope_dims / 2};
+        const keel_status status = read_kv_profile(profile.reader, shape, &kv, &detail);
+        if (status != KEEL_OK) return fail_part(error, status, profile.index, detail);
+        kv.part_index = profile.index;
+    }
     const struct {
         const char* field;
         uint32_t asked;
@@ -114,10 +119,7 @@ keel_status choose_chat(const Part& part, const keel_model& model, const keel_re
     keel_error detail = {};
     detail.struct_size = sizeof detail;
     const keel_status status = read_chat_template(out->source, &out->chat, &detail);
-    if (status == KEEL_OK) return KEEL_OK;
-    fail_part(error, status, part.index, "", detail.reason);
-    if (error) error->offset = detail.offset;
-    return status;
+    return status == KEEL_OK ? KEEL_OK : fail_part(error, status, part.index, "", detail.reason, detail.offset);
 }
 
 // A grammar that does not compile is refused here, under the name of its part.
@@ -134,10 +136,7 @@ keel_status choose_grammar(const Part& part, PlanConfig* out, keel_error* error)
     keel_error detail = {};
     detail.struct_size = sizeof detail;
     const keel_status status = grammar_place(out->grammar, counting, &grammar, &classes, &detail);
-    if (status == KEEL_OK) return KEEL_OK;
-    fail_part(error, status, part.index, "", detail.reason);
-    if (error) error->offset = detail.offset;
-    return status;
+    return status == KEEL_OK ? KEEL_OK : fail_part(error, status, part.index, "", detail.reason, detail.offset);
 }
 
 keel_status choose_drafters(const keel_config& c, const Part& pool, uint32_t vocabulary, DraftSources* out,
@@ -179,12 +178,7 @@ keel_status choose_adapters(const Parts& parts, const keel_model& model, Adapter
         keel_error detail = {};
         detail.struct_size = sizeof detail;
         const keel_status status = adapter_open(part.reader, &model, &out->file[out->count], &detail);
-        if (status == KEEL_OK) continue;
-        char reason[sizeof detail.reason];
-        TextBuilder(reason, sizeof reason).text(detail.field).text(": ").text(detail.reason);
-        fail_part(error, status, part.index, "", reason);
-        if (error) error->offset = detail.offset;
-        return status;
+        if (status != KEEL_OK) return fail_part(error, status, part.index, detail);
     }
     return KEEL_OK;
 }
@@ -279,18 +273,26 @@ keel_status resolve_config(const keel_config* config, const keel_model& model, c
     return KEEL_OK;
 }
 
-uint64_t kv_identity_of(const PlanConfig& config, uint32_t layers) {
+uint64_t kv_identity_of(const PlanConfig& config, const keel_model& model) {
     const KvChoice& kv = config.kv;
     uint64_t hash = kHashSeed;
     const auto add = [&hash](const void* data, size_t bytes) {
         hash = hash_update(hash, static_cast<const char*>(data), bytes);
     };
-    for (uint32_t layer = 0; layer < layers; ++layer) add(&kv.formats(layer), sizeof(KvLayerFormats));
+    for (uint32_t layer = 0; layer < model.spec.layers; ++layer) add(&kv.formats(layer), sizeof(KvLayerFormats));
     if (kv.has_profile) add(&kv.checksum, sizeof kv.checksum);
     const uint32_t f16_window[] = {config.kv_sink_tokens, config.kv_recent_tokens};
     if (f16_window[0] || f16_window[1]) add(f16_window, sizeof f16_window);
+    // What is as it is by default, or as it is for every engine of the model, is left out: older files have none of it.
+    const auto choose = [&add](bool chosen, const char* name) {
+        if (chosen) add(name, strlen(name));
+    };
     const uint32_t numerics = KEEL_NUMERICS_DEVICE;
     if (config.device_numerics) add(&numerics, sizeof numerics);
+    choose(!config.q8, "f32");
+    choose(config.bf16, "bf16");
+    if (model.tensor(kRopeFactorsLong, 0))
+        choose(true, rope_factors_of(config, model.spec) == kRopeFactorsLong ? "long" : "short");
     return hash_finish(hash);
 }
 

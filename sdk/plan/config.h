@@ -80,7 +80,13 @@ inline bool partly_offloaded(const PlanConfig& c) {
 keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader,
                            PlanConfig* out, keel_hooks* hooks, keel_error* error);
 
-// Names the way KV rows are computed and coded: formats, scale modes, what a profile changes, numerics.
-uint64_t kv_identity_of(const PlanConfig& config, uint32_t layers);
+// Which RoPE factors are used of a model that has two sets.
+inline TensorSlot rope_factors_of(const PlanConfig& c, const ModelSpec& s) {
+    return c.context_tokens > s.rope_original_context ? kRopeFactorsLong : kRopeFactorsShort;
+}
+
+// Names the way KV rows are computed and coded: formats, scale modes, what a profile changes, RoPE factors,
+// activations, numerics.
+uint64_t kv_identity_of(const PlanConfig& config, const keel_model& model);
 
 }  // namespace keel

@@ -133,10 +133,7 @@ void build_plan(const keel_reader& reader, const keel_model& model, const PlanCo
     PlanWeights weights(reader, model, config, placer);
     BufferTable buffers(plan);
     if (model.tensor(kRopeFactorsLong, 0))
-        plan->rope_factors =
-            weights
-                .vector(config.context_tokens > model.spec.rope_original_context ? kRopeFactorsLong : kRopeFactorsShort)
-                .host;
+        plan->rope_factors = weights.vector(rope_factors_of(config, model.spec)).host;
     else
         plan->rope_factors = weights.vector(kRopeFreqs).host;
 

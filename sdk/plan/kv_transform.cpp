@@ -5,6 +5,7 @@
 #include "kernels/formats/key_mean.h"
 #include "sdk/core/status.h"
 #include "sdk/format/bytes.h"
+#include "sdk/plan/parts.h"
 #include "sdk/plan/weights.h"
 
 namespace keel {
@@ -125,8 +126,13 @@ keel_status place_kv_transform(const keel_reader& reader, const PlanConfig& conf
     *out = t;
     if (arena.counting() || !arena.ok()) return KEEL_OK;
 
-    if (choice.has_profile)
-        KEEL_TRY(read_kv_profile_arrays(choice, s.rope_dims / 2, {t.pair, t.key_mean, t.value_mean, t.gain}, error));
+    if (choice.has_profile) {
+        keel_error detail = {};
+        detail.struct_size = sizeof detail;
+        const keel_status status =
+            read_kv_profile_arrays(choice, s.rope_dims / 2, {t.pair, t.key_mean, t.value_mean, t.gain}, &detail);
+        if (status != KEEL_OK) return fail_part(error, status, choice.part_index, detail);
+    }
     for (uint64_t i = 0; t.gain && i < floats; ++i) t.inverse_gain[i] = 1.0f / t.gain[i];
     if (bias) KEEL_TRY(fill_from_bias(t, reader, model, *config.kernels, error));
     if (t.pairs) fill_tables(config, plan, frequencies, s.rope_dims / 2, t);

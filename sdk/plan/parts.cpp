@@ -4,10 +4,17 @@
 
 namespace keel {
 
-keel_status fail_part(keel_error* error, keel_status status, uint32_t index, const char* field, const char* reason) {
+keel_status fail_part(keel_error* error, keel_status status, uint32_t index, const char* field, const char* reason,
+                      uint64_t offset) {
     char name[sizeof error->field];
     TextBuilder(name, sizeof name).text("config.parts[").number(index).text("]").text(field);
-    return fail(error, status, 0, name, reason);
+    return fail(error, status, offset, name, reason);
+}
+
+keel_status fail_part(keel_error* error, keel_status status, uint32_t index, const keel_error& detail) {
+    char reason[sizeof detail.reason];
+    TextBuilder(reason, sizeof reason).text(detail.field).text(": ").text(detail.reason);
+    return fail_part(error, status, index, "", reason, detail.offset);
 }
 
 keel_status read_parts(const keel_config& config, Parts* out, keel_error* error) {

@@ -21,7 +21,10 @@ struct Parts {
 // Errors as keel_part says. The files are not looked at yet.
 keel_status read_parts(const keel_config& config, Parts* out, keel_error* error);
 
-// fail() with the field "config.parts[index]" and what follows it: "", ".reader", ...
-keel_status fail_part(keel_error* error, keel_status status, uint32_t index, const char* field, const char* reason);
+// fail() with the field "config.parts[index]" and what follows it: "", ".reader", ... `offset`: in the part's file.
+keel_status fail_part(keel_error* error, keel_status status, uint32_t index, const char* field, const char* reason,
+                      uint64_t offset = 0);
+// The same for a field of the part's file, which the reason begins with.
+keel_status fail_part(keel_error* error, keel_status status, uint32_t index, const keel_error& detail);
 
 }  // namespace keel

@@ -320,6 +320,7 @@ keel_status finish_step(Engine* e, const StepLimits& limits) {
     (decode ? e->decode_tokens : e->prefill_tokens).fetch_add(step.tokens - drafts, std::memory_order_relaxed);
     (decode ? e->decode_us : e->prefill_us).fetch_add(e->progress.us, std::memory_order_relaxed);
     if (e->config.draft_tokens && limits.deadline_ns) learn_pace(e);
+    e->finished_list = step.op_list;
     e->progress.active = false;
     return KEEL_OK;
 }

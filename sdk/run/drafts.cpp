@@ -156,6 +156,7 @@ void draw_next(Engine* e, Session* s) {
     // Who draws an end id stops; a caller that does not feeds it.
     if (hit == kNoNode || is_end(*e, *s, s->drawn_token)) return recycle_row(e, s, row);
     if (s->branching) s->draft_path[s->hits] = static_cast<uint8_t>(hit);
+    begin_grammar(s);
     append_token(s, s->drawn_token, true);
     ++s->computed;
     ++s->hits;

@@ -42,7 +42,7 @@ Engine* make_engine(const Layout& layout, const keel_model& model) {
     e->chat = layout.chat;
     e->grammar = layout.grammar;
     e->drafts = layout.drafts;
-    e->kv_identity = kv_identity_of(config, e->spec.layers);
+    e->kv_identity = kv_identity_of(config, model);
     kv_pool_init(&e->pool, config.kv_pages, layout.kv_next_free, layout.kv_references);
     e->tokenizer = layout.tokenizer;
     e->vocabulary_hash = tokenizer_identity(e->tokenizer);
@@ -88,15 +88,23 @@ bool overlap(const void* a, uint64_t a_bytes, const void* b, uint64_t b_bytes) {
 
 // The regions must be apart from each other and from what init reads while it writes them.
 keel_status check_apart(const keel_region* regions, const keel_reader& reader, const keel_model& model,
-                        keel_error* error) {
+                        const keel_config& config, keel_error* error) {
     for (int i = 0; i < KEEL_REGION_COUNT; ++i) {
         if (regions[i].bytes == 0) continue;
         const char* with = nullptr;
-        const uint64_t mapped_bytes = reader.text_stored_bytes + stored_bytes(reader);
-        if (reader.mapped && overlap(regions[i].data, regions[i].bytes, reader.mapped, mapped_bytes))
-            with = "overlaps the file of the reader";
-        if (reader.text_bytes && overlap(regions[i].data, regions[i].bytes, reader.text, reader.text_bytes))
-            with = "overlaps the text of the reader";
+        const auto meets = [&](const keel_reader& r, const char* file, const char* text) {
+            if (r.mapped && overlap(regions[i].data, regions[i].bytes, r.mapped, r.text_stored_bytes + stored_bytes(r)))
+                with = file;
+            if (r.text_bytes && overlap(regions[i].data, regions[i].bytes, r.text, r.text_bytes)) with = text;
+        };
+        meets(reader, "overlaps the file of the reader", "overlaps the text of the reader");
+        for (uint32_t k = 0; k < config.part_count; ++k) {
+            keel_part part;
+            keel_reader r;
+            KEEL_TRY(read_versioned(config.parts, &part, k));
+            KEEL_TRY(read_versioned(part.reader, &r));
+            meets(r, "overlaps the file of a part", "overlaps the text of a part");
+        }
         if (overlap(regions[i].data, regions[i].bytes, &model, model.bytes)) with = "overlaps the model's buffer";
         for (int k = 0; k < i; ++k)
             if (regions[k].bytes && overlap(regions[i].data, regions[i].bytes, regions[k].data, regions[k].bytes))
@@ -133,7 +141,9 @@ keel_status keel_engine_init(const keel_reader* reader, const keel_model* model,
         arenas[i] = Arena(region.data, need);
         used[i] = {region.data, need};
     }
-    KEEL_TRY(check_apart(used, size.reader, *model, error));
+    keel_config given;
+    KEEL_TRY(read_versioned(config, &given));
+    KEEL_TRY(check_apart(used, size.reader, *model, given, error));
     uint32_t slot;
     const keel_status claimed = registry_claim(used, &slot);
     if (claimed != KEEL_OK)

@@ -60,7 +60,9 @@ struct Session {
     SessionOdds odds;  // of drafts by another session, or by its own low-rank pass
     // Where what is proposed, or drafted in the newest step, comes from.
     enum : uint32_t { kByDrafter, kByCaller, kBySession } draft_source;
-    bool drafting;  // draws drafts, of another session or of its own: it takes none itself
+    // Draws drafts, for another session or for itself: it takes none. Its text is the other one's until it is emptied
+    // and fed, or restored; nothing learns from it.
+    bool drafting;
     keel_variant variant;
     uint32_t adapter;                   // KEEL_ADAPTER_OFF: none
     float adapter_scale;                // 0: none
@@ -115,7 +117,7 @@ struct Engine : Program {
     uint64_t fingerprint, vocabulary_hash;
     Chat chat;
     const Grammar* grammar;  // null: none
-    uint64_t kv_identity;    // hash of formats and profile: what saved rows were coded with
+    uint64_t kv_identity;    // how saved rows were computed and coded
     KvPool pool;
     Arena arenas[KEEL_REGION_COUNT];
     PageRange locked[2];  // to unlock at close: the model, the W_proj cache
@@ -123,6 +125,7 @@ struct Engine : Program {
     Session* sessions;  // [max_sessions]
     Step step;
     StepProgress progress;
+    uint32_t finished_list;  // Step::op_list of the newest step that was computed whole
     // Counters of keel_stats.
     std::atomic<uint64_t> steps, tokens, prefill_tokens, prefill_us, decode_tokens, decode_us;
     std::atomic<uint64_t> drafts_computed, drafts_accepted;
@@ -216,6 +219,8 @@ DrawRequest draw_request(const SamplerParams& params, const SamplerInput& input,
 // ---- grammar_calls.cpp ----
 // Clears the bits of s->mask that the session's grammar does not allow next.
 keel_status apply_grammar(Engine* engine, Session* session);
+// KEEL_GRAMMAR_NEXT: the token behind the session's last one is the first of the grammar's text.
+void begin_grammar(Session* session);
 // The session's tokens from `tokens` on are others now.
 void rewind_grammar(Session* session, uint32_t tokens);
 

@@ -9,7 +9,7 @@
 namespace keel {
 namespace {
 
-// The state behind the session's first `count` tokens.
+// The state behind the session's first `count` tokens. Where the grammar is yet to begin, that of its beginning.
 uint16_t state_of(const Session& s, uint32_t count) {
     const uint32_t from = s.grammar_from < count ? s.grammar_from : count;
     return grammar_state_of(s.grammar, s.tokens + from, count - from);
@@ -24,8 +24,11 @@ keel_status mask_of(const Engine& e, const Session& s, uint16_t state, uint8_t* 
 }  // namespace
 
 keel_status apply_grammar(Engine* e, Session* s) {
-    if (s->grammar_from == KEEL_GRAMMAR_NEXT) s->grammar_from = s->token_count;
     return mask_of(*e, *s, state_of(*s, s->token_count), s->mask);
+}
+
+void begin_grammar(Session* s) {
+    if (s->grammar_from == KEEL_GRAMMAR_NEXT) s->grammar_from = s->token_count;
 }
 
 void rewind_grammar(Session* s, uint32_t tokens) {
@@ -75,8 +78,9 @@ keel_status keel_session_forced(keel_session session, int32_t* ids, size_t capac
     KEEL_TRY(enter(session, &e, &s));
     if ((!ids && capacity) || !count) return bad_argument(e, !count ? "count" : "ids", "null");
     if (!e->grammar || s->grammar_from == KEEL_GRAMMAR_OFF) return KEEL_E_STATE;
-    if (s->grammar_from == KEEL_GRAMMAR_NEXT) s->grammar_from = s->token_count;
-    return grammar_forced(s->grammar, state_of(*s, s->token_count), ids, capacity, count);
+    KEEL_TRY(grammar_forced(s->grammar, state_of(*s, s->token_count), ids, capacity, count));
+    if (ids && *count) begin_grammar(s);  // they are fed in place of sampled ones
+    return KEEL_OK;
 }
 
 }  // extern "C"

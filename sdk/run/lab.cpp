@@ -53,13 +53,14 @@ keel_status keel_lab_op_times(keel_engine engine, keel_lab_op_time* out, uint32_
     Engine* e;
     KEEL_TRY(enter(engine, &e));
     if (!count) return bad_argument(e, "count", "null");
+    if (!out) capacity = 0;
     if (capacity) KEEL_TRY(check_versioned(out));
     TryLock lock(&e->advancing);
     if (!lock.held()) return KEEL_E_BUSY;
     *count = 0;
     if (!e->time_ops || e->progress.active) return KEEL_OK;
     uint32_t first = 0;
-    for (uint32_t i = 0; i < e->step.op_list; ++i) first += e->plan.variant[i].count;
+    for (uint32_t i = 0; i < e->finished_list; ++i) first += e->plan.variant[i].count;
     OpTime t;
     *count = e->backend->times(e->device, 0, &t);
     for (uint32_t i = 0; i < *count && i < capacity; ++i) {

@@ -60,8 +60,8 @@ namespace {
 void write_note(const keel_model& model, const PlanConfig& c, char* dst, size_t capacity) {
     TextBuilder note(dst, capacity);
     if (model.tensor(kRopeFactorsLong, 0))
-        note.text(c.context_tokens > model.spec.rope_original_context ? "rope: long factors; "
-                                                                      : "rope: short factors; ");
+        note.text(rope_factors_of(c, model.spec) == kRopeFactorsLong ? "rope: long factors; "
+                                                                     : "rope: short factors; ");
     if (c.context_tokens > model.spec.train_context) note.text("context exceeds the trained length; ");
     if (c.device_numerics)
         note.text("F16, BF16 of more than 8 rows by the device's library: same bits for same steps; ");

@@ -233,6 +233,7 @@ keel_status keel_session_feed(keel_session session, const int32_t* tokens, uint3
             return bad_range(e, "tokens", tokens[i], 0, e->spec.vocabulary - 1);
     if (count == 0) return KEEL_OK;
     if (s->token_count != s->computed && (s->all_logits | s->sample) != flags) return KEEL_E_STATE;
+    if (s->token_count == 0) s->drafting = false;
     append_tokens(e, s, tokens, count);
     s->all_logits = flags & KEEL_FEED_ALL_LOGITS;
     s->sample = flags & KEEL_FEED_SAMPLE;
@@ -251,7 +252,7 @@ keel_status keel_session_get(keel_session session, keel_session_info* out) {
     info.computed_tokens = s->computed;
     info.sampled_tokens = s->sampled;
     info.tokens = s->tokens;
-    info.kv_pages = s->kv.count;
+    for (uint32_t i = 0; i < s->kv.count; ++i) info.kv_pages += s->kv.ids[i] != kNoPage;
     info.context_tokens = e->config.context_tokens;
     info.variant = s->variant;
     info.drafts_computed = s->drafts_computed;
@@ -333,6 +334,7 @@ keel_status keel_session_sample(keel_session session, int32_t* token) {
     if (s->logits_rows == 0 || s->computed != s->token_count) return KEEL_E_NO_LOGITS;
     int32_t drawn = s->drawn_token;
     KEEL_TRY(s->draw == Session::kDrawn ? s->draw_status : draw_token(e, s, e->newest_row_of(s), &drawn));
+    begin_grammar(s);
     s->last_sample = drawn;
     *token = drawn;
     return KEEL_OK;
@@ -400,6 +402,7 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
         copy->sampled = s->sampled;
         copy->last_sample = s->last_sample;
         copy->accepted = s->accepted;
+        copy->drafting = s->drafting;
         copy->all_logits = s->all_logits;
         copy->sample = s->sample;
         copy->variant = s->variant;

@@ -89,6 +89,7 @@ keel_status draw_drafts(const Drafting& d, uint32_t most, uint64_t deadline_ns, 
         if (*count == most || by->token_count == d.by_engine->config.context_tokens) return KEEL_OK;
         if (d.s->cancel.load(std::memory_order_acquire)) return KEEL_E_CANCELLED;
         if (deadline_ns && platform::now_ns() >= deadline_ns) return KEEL_AGAIN;
+        begin_grammar(by);
         append_token(by, token, true);
         by->draw = Session::kNoDraw;
         by->logits_rows = 0;
@@ -99,7 +100,7 @@ keel_status draw_drafts(const Drafting& d, uint32_t most, uint64_t deadline_ns, 
 // not computed are written again before anything reads them.
 keel_status draw_own_drafts(const Drafting& d, uint32_t most, uint64_t deadline_ns, int32_t* drafts, uint32_t* count) {
     Session* s = d.s;
-    const uint32_t tokens = s->token_count, computed = s->computed, sampled = s->sampled;
+    const uint32_t tokens = s->token_count, computed = s->computed, sampled = s->sampled, from = s->grammar_from;
     s->drafting = true;
     s->variant = KEEL_VARIANT_LOW_RANK;
     keel_status status = draw_drafts(d, most, deadline_ns, drafts, count);
@@ -114,6 +115,7 @@ keel_status draw_own_drafts(const Drafting& d, uint32_t most, uint64_t deadline_
     s->logits_rows = 0;
     s->draw = Session::kNoDraw;
     rewind_grammar(s, tokens);
+    s->grammar_from = from;
     kv_truncate(&d.e->pool, &s->kv, computed);
     return status;
 }

@@ -187,7 +187,7 @@ keel_status check_header(const Engine& e, const SavedHeader& h, uint64_t bytes, 
         if (memcmp(reinterpret_cast<const uint8_t*>(&h) + field.offset,
                    reinterpret_cast<const uint8_t*>(&mine) + field.offset, field.bytes) != 0)
             return fail(error, KEEL_E_FILE_MISMATCH, field.offset, field.name,
-                        "saved with another model, KV format or numerics");
+                        "saved with another model, KV format, activation, RoPE factors or numerics");
     if (h.token_count > e.config.context_tokens)
         return fail(error, KEEL_E_CONTEXT_FULL, offsetof(SavedHeader, token_count), "token_count",
                     "longer than this engine's context");
@@ -366,6 +366,7 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     s->sample = h.feed_flags & KEEL_FEED_SAMPLE;
     s->draw = Session::kNoDraw;
     s->proposed = s->accepted = 0;
+    s->drafting = false;
     reset_drafter(e, s);
     s->text = text;
     s->adapter = adapter_of(*e, h);

@@ -8,6 +8,7 @@
 #include <functional>
 #include <random>
 
+#include "keel/keel_lab.h"
 #include "sdk/tools/files/synth.h"
 #include "tests/adapter_builder.h"
 #include "tests/async_backend.h"
@@ -361,6 +362,28 @@ TEST_F(Adapters, ShareAnEngineWithTheLowRankVariant) {
     EXPECT_FALSE(same(adapted, low_rank));
     c.part_count = 1;
     EXPECT_TRUE(same(adapted, logits(c, 0, 1, ids(30))));
+}
+
+// Times of a step with an adapter are those of its own ops, as the plan numbers them; of a neighbour's without, not.
+TEST_F(Adapters, TimesNameTheirOps) {
+    synthesize("llama", "Q8_0");
+    const AdapterBytes adapter = keel_test::random_adapter(InspectedFile(path_), {});
+    keel_test::Engine engine(path_, config({&adapter}));
+    check(keel_lab_time_ops(engine.handle(), 1), "keel_lab_time_ops");
+    const keel_memory_plan& plan = engine.plan();
+    for (const bool on : {true, false, true}) {
+        check(keel_session_set_adapter(engine.session(), on ? 0 : KEEL_ADAPTER_OFF, 1), "set_adapter");
+        engine.feed({5, 6, 7});
+        engine.advance();
+        uint32_t count = 0;
+        keel_lab_op_time times[512];
+        times[0] = sized<keel_lab_op_time>();
+        check(keel_lab_op_times(engine.handle(), times, 512, &count), "keel_lab_op_times");
+        uint32_t next = on ? plan.op_count + plan.low_rank_op_count : 0;
+        const uint32_t end = next + (on ? plan.adapter_op_count : plan.op_count);
+        for (uint32_t i = 0; i < count; next += times[i++].ops) EXPECT_EQ(times[i].op, next);
+        EXPECT_EQ(next, end);
+    }
 }
 
 TEST_F(Adapters, AreRefusedByName) {

@@ -3,11 +3,14 @@
 #include <math.h>
 
 #include <algorithm>
+#include <cstring>
 #include <string>
 #include <vector>
 
+#include "tests/adapter_builder.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
+#include "tests/wproj_builder.h"
 
 namespace {
 
@@ -116,6 +119,53 @@ TEST_F(Regions, AreApartFromEachOtherAndFromWhatIsRead) {
     EXPECT_EQ(engine.id, 0u);
     EXPECT_EQ(init(*good.get(), &engine, "", ""), KEEL_OK);
     EXPECT_EQ(keel_engine_close(engine), KEEL_OK);
+}
+
+// Files of parts are read where they are mapped, as the model's is: the last byte of a region may not be one of theirs.
+TEST_F(Regions, AreApartFromMappedParts) {
+    const keel_test::InspectedFile model(kTiny);
+    const keel_test::WprojBytes cache(keel::tools::encode_wproj_v2(keel_test::random_wproj(model, {}), 1));
+    const keel_test::AdapterBytes adapter = keel_test::random_adapter(model, {});
+    const std::string grammar = "root ::= [a-z]*";
+    const std::vector<uint8_t> files[] = {{grammar.begin(), grammar.end()}, cache.bytes, adapter.bytes};
+    keel_reader readers[3];
+    keel_part parts[3];
+    config_.parts = parts;
+    config_.part_count = 3;
+    for (int moved = 0; moved < 3; ++moved) {
+        const auto use = [&](int i, const void* data) {
+            keel_test::check(keel_reader_from_memory(data, files[i].size(), &readers[i]), "reader");
+        };
+        for (int i = 0; i < 3; ++i) {
+            readers[i] = sized<keel_reader>();
+            use(i, files[i].data());
+            parts[i] = keel_test::part(i == 0   ? KEEL_PART_GRAMMAR
+                                       : i == 1 ? KEEL_PART_WPROJ
+                                                : KEEL_PART_ADAPTER,
+                                       &readers[i]);
+        }
+        keel_test::check(keel_plan(reader_.get(), model_, &config_, &plan_, nullptr), "plan");
+        const keel_test::Memory good(plan_);
+        keel_memory memory = *good.get();
+        const uint64_t bytes = plan_.regions[KEEL_REGION_SCRATCH].bytes,
+                       align = plan_.regions[KEEL_REGION_SCRATCH].align_bytes;
+        std::vector<uint8_t> both(align + bytes + files[moved].size());
+        uint8_t* region = both.data() + (align - reinterpret_cast<uintptr_t>(both.data()) % align);
+        memory.regions[KEEL_REGION_SCRATCH] = {region, bytes};
+        keel_engine engine = {};
+        for (const bool apart : {false, true}) {
+            uint8_t* at = region + bytes - !apart;
+            memcpy(at, files[moved].data(), files[moved].size());
+            use(moved, at);
+            if (apart) {
+                ASSERT_EQ(init(memory, &engine, "", ""), KEEL_OK);
+            } else {
+                EXPECT_EQ(init(memory, &engine, "scratch", "overlaps the file of a part"), KEEL_E_ARGUMENT);
+                if (engine.id) keel_engine_close(engine);
+            }
+        }
+        EXPECT_EQ(keel_engine_close(engine), KEEL_OK);
+    }
 }
 
 TEST_F(Regions, OfALivingEngineAreRefusedUntilItIsClosed) {

@@ -99,6 +99,20 @@ std::vector<int32_t> plain(const keel_config& like, float temperature, uint64_t 
     return tokens_of(engine.session());
 }
 
+std::vector<uint8_t> save_pool(keel_engine engine) {
+    uint64_t bytes = 0;
+    check(keel_engine_save_draft_pool(engine, nullptr, 0, &bytes), "save_draft_pool");
+    std::vector<uint8_t> file(bytes);
+    EXPECT_EQ(KEEL_E_BUFFER_TOO_SMALL, keel_engine_save_draft_pool(engine, file.data(), bytes - 1, &bytes));
+    check(keel_engine_save_draft_pool(engine, file.data(), bytes, &bytes), "save_draft_pool");
+    return file;
+}
+keel_reader reader_of(const std::vector<uint8_t>& file) {
+    keel_reader reader = sized<keel_reader>();
+    check(keel_reader_from_memory(file.data(), file.size(), &reader), "reader");
+    return reader;
+}
+
 TEST(Drafters, TextsAreThoseOfPlainDecoding) {
     for (const float temperature : {0.0f, 0.8f}) {
         const std::vector<int32_t> want = plain(config(0), temperature, 3);
@@ -272,6 +286,121 @@ TEST(Drafters, TheLowRankPassLeavesNothingBehind) {
         }
 }
 
+// A grammar that begins with the next token that is sampled: drafts, by the low-rank pass as by another engine, are
+// held to it from the first one on, and in the session it begins with the first one that is accepted.
+TEST(Drafters, DraftsBeginAGrammarThatIsYetToBegin) {
+    keel_test::WprojOptions factors;
+    factors.rank = 8;
+    factors.record_type = keel::kernels::kF16;
+    const keel_test::WprojBytes cache(
+        keel::tools::encode_wproj_v2(keel_test::random_wproj(keel_test::InspectedFile(kBooks), factors), 1));
+    const std::string only = "~^|~^|~^|~^|~^|~^|", grammar = "root ::= \"" + only + "\"";  // each a token of its own
+    const std::vector<uint8_t> text(grammar.begin(), grammar.end());
+    const keel_reader reader = reader_of(text);
+    const keel_part parts[] = {keel_test::part(KEEL_PART_WPROJ, &cache.reader),
+                               keel_test::part(KEEL_PART_GRAMMAR, &reader)};
+    keel_config c = config(0), alike = keel_test::cheap(config(0), 1);
+    c.parts = parts;
+    c.part_count = 2;
+    c.draft_tokens = 5;
+    alike.parts = &parts[1];
+    alike.part_count = 1;
+    for (const bool own : {true, false}) {
+        SCOPED_TRACE(own);
+        keel_test::Engine engine(kBooks, c), other(kBooks, alike);
+        const keel_session s = engine.session(), by = own ? s : other.session();
+        check(keel_session_set_grammar(s, KEEL_GRAMMAR_NEXT), "set_grammar");
+        if (!own) check(keel_session_set_grammar(by, KEEL_GRAMMAR_NEXT), "set_grammar");
+        const auto allowed = [&] {
+            std::vector<uint8_t> mask((engine.info().vocabulary + 7) / 8);
+            check(keel_session_allowed(s, nullptr, 0, mask.data(), mask.size()), "allowed");
+            return mask;
+        };
+        keel_advance_result result = sized<keel_advance_result>();
+        const auto advance = [&] { check(keel_advance(engine.handle(), &s, 1, 0, &result), "advance"); };
+        uint32_t count = 0;
+        const std::vector<int32_t> ids = prompt(engine);
+        feed(s, ids);
+        advance();
+        const std::vector<uint8_t> first = allowed();
+        feed(s, {ids[0]});
+        if (own) {
+            check(keel_session_draft(s, s, 0, &count), "draft");
+            ASSERT_GT(count, 1u);
+            feed(s, {ids[1]});  // and they are forgotten
+            EXPECT_EQ(first, allowed()) << "drafts have begun it";
+            advance();
+            feed(s, {ids[2]});
+        }
+        check(keel_session_draft(s, by, 0, &count), "draft");
+        ASSERT_GT(count, 1u);
+        EXPECT_EQ(first, allowed());
+        advance();
+        EXPECT_EQ(count, result.accepted_tokens) << "nothing else was allowed";
+        std::vector<int32_t> drawn = tokens_of(s);
+        drawn.erase(drawn.begin(), drawn.end() - count);
+        drawn.push_back(-1);
+        check(keel_session_sample(s, &drawn.back()), "sample");
+        std::string written;
+        for (const int32_t token : drawn) {
+            const char* data;
+            size_t bytes;
+            check(keel_token_text(engine.handle(), token, 0, &data, &bytes), "token_text");
+            written.append(data, bytes);
+        }
+        EXPECT_EQ(only.substr(0, count + 1), written);
+    }
+}
+
+// A session that has drafted for another one is a session like others again when it is emptied and fed, or restored: it
+// takes drafts, its drafters work and its tokens count. Of the other one's text nobody learns.
+TEST(Drafters, WhoHasDraftedIsASessionAgain) {
+    for (const bool restored : {false, true}) {
+        SCOPED_TRACE(restored);
+        keel_config c = config(0, 2);
+        c.draft_tokens = 5;
+        keel_test::Engine engine(kBooks, c), other(kBooks, keel_test::cheap(config(kAll, 3), 3));
+        const keel_session s = open_session(engine.handle(), 1), by = other.session();
+        const std::vector<int32_t> ids = prompt(engine), own = prompt(other, "Nobody was there. ");
+        const std::vector<uint8_t> nothing = save_pool(other.handle());
+        uint32_t count = 0;
+        feed(s, ids);
+        check(keel_session_draft(s, by, 0, &count), "draft");
+        EXPECT_GT(count, 0u);
+        // Behind the other one's text, and in a fork, it is still one that drafts.
+        check(keel_session_truncate(by, 30), "truncate");
+        feed(by, {ids[2], ids[1]});
+        EXPECT_EQ(KEEL_E_STATE, keel_session_propose(by, ids.data(), 2));
+        advance_all(other.handle(), {by});
+        keel_session copy;
+        check(keel_session_fork(by, &copy), "fork");
+        for (int i = 0; i < 3; ++i) advance_all(other.handle(), {by, copy});
+        check(keel_session_close(copy), "close");
+        EXPECT_TRUE(nothing == save_pool(other.handle())) << "the pool has learned a private text";
+        if (restored) {
+            const keel_session from = open_session(other.handle(), 1);
+            feed(from, own);
+            advance_all(other.handle(), {from});
+            uint64_t bytes = 0;
+            check(keel_session_save_bytes(from, &bytes), "save_bytes");
+            std::vector<uint8_t> file(bytes);
+            check(keel_session_save(from, file.data(), bytes, &bytes), "save");
+            check(keel_session_restore(by, file.data(), bytes, nullptr), "restore");
+        } else {
+            check(keel_session_truncate(by, 0), "truncate");
+        }
+        EXPECT_TRUE(nothing == save_pool(other.handle()));
+        const uint64_t before = stats_of(other).prefill_tokens;
+        feed(by, own);
+        EXPECT_EQ(KEEL_OK, keel_session_propose(by, own.data(), 0));
+        EXPECT_EQ(KEEL_OK, keel_session_draft(by, engine.session(), 0, &count));
+        for (int i = 0; i < 30; ++i) advance_all(other.handle(), {by});
+        EXPECT_LE(before + own.size(), stats_of(other).prefill_tokens) << "its tokens do not count";
+        EXPECT_GT(info_of(by).drafts_computed, 0u) << "its drafters are silent";
+        EXPECT_FALSE(nothing == save_pool(other.handle())) << "nobody learns from it";
+    }
+}
+
 // It follows its session wherever that goes, and what it cannot follow it does not draft.
 TEST(Drafters, AnotherEngineFollowsItsSession) {
     keel_config c = config(0, 2);
@@ -330,19 +459,6 @@ TEST(Drafters, WhoCannotDraftSaysWhy) {
     EXPECT_EQ(KEEL_E_STATE, draft(s, other.session())) << "fed without KEEL_FEED_SAMPLE";
 }
 
-std::vector<uint8_t> save_pool(keel_engine engine) {
-    uint64_t bytes = 0;
-    check(keel_engine_save_draft_pool(engine, nullptr, 0, &bytes), "save_draft_pool");
-    std::vector<uint8_t> file(bytes);
-    EXPECT_EQ(KEEL_E_BUFFER_TOO_SMALL, keel_engine_save_draft_pool(engine, file.data(), bytes - 1, &bytes));
-    check(keel_engine_save_draft_pool(engine, file.data(), bytes, &bytes), "save_draft_pool");
-    return file;
-}
-keel_reader reader_of(const std::vector<uint8_t>& file) {
-    keel_reader reader = sized<keel_reader>();
-    check(keel_reader_from_memory(file.data(), file.size(), &reader), "reader");
-    return reader;
-}
 keel_status status_of(const std::string& model, const keel_config& c, std::string* what = nullptr) {
     try {
         keel_test::Engine engine(model, c);

@@ -553,6 +553,75 @@ TEST(GrammarSession, SavedAndRestoredElsewhere) {
     EXPECT_EQ(KEEL_E_STATE, keel_session_allowed(session, nullptr, 0, mask, sizeof mask));
 }
 
+// The text begins with the next token that is sampled: not with one that keel_advance drew and nobody asked for, nor
+// where it was only asked what would be forced. The same where the session is forked or saved meanwhile.
+TEST(GrammarSession, NextIsTheNextTokenSampled) {
+    Held h("root ::= (\"one\" | \"two\") \" more is not enough.\"", false, 3);
+    const keel_engine engine = h.engine->handle();
+    const keel_session session = h.engine->session();
+    const uint32_t vocabulary = h.engine->info().vocabulary;
+    std::vector<std::string> texts;
+    for (const uint32_t flags : {0u, 0u + KEEL_FEED_SAMPLE})
+        for (const int way : {0, 1, 2}) {
+            keel_session s = session;
+            EXPECT_EQ(KEEL_OK, keel_session_truncate(session, 0));
+            ASSERT_EQ(KEEL_OK, keel_session_set_grammar(session, KEEL_GRAMMAR_NEXT));
+            h.engine->feed({1, 300, 301}, flags);
+            h.engine->advance();
+            const std::vector<uint8_t> first = allowed(session, vocabulary);
+            size_t count = 7;
+            EXPECT_EQ(KEEL_OK, keel_session_forced(session, nullptr, 0, &count));
+            EXPECT_EQ(0u, count);
+            if (way == 1) {
+                ASSERT_EQ(KEEL_OK, keel_session_fork(session, &s));
+            } else if (way == 2) {
+                uint64_t bytes = 0;
+                ASSERT_EQ(KEEL_OK, keel_session_save_bytes(session, &bytes));
+                std::vector<char> saved(bytes);
+                ASSERT_EQ(KEEL_OK, keel_session_save(session, saved.data(), saved.size(), &bytes));
+                ASSERT_EQ(KEEL_OK, keel_session_open(engine, nullptr, &s));
+                ASSERT_EQ(KEEL_OK, keel_session_restore(s, saved.data(), saved.size(), nullptr));
+            }
+            const int32_t more[] = {302, 303};
+            ASSERT_EQ(KEEL_OK, keel_session_feed(s, more, 2, flags));
+            EXPECT_EQ(first, allowed(s, vocabulary));
+            keel_advance_result result = sized<keel_advance_result>();
+            ASSERT_EQ(KEEL_OK, keel_advance(engine, &s, 1, 0, &result));
+            int32_t token = -1;
+            ASSERT_EQ(KEEL_OK, keel_session_sample(s, &token)) << "flags " << flags << ", way " << way;
+            ASSERT_EQ(KEEL_OK, keel_session_feed(s, &token, 1, flags));
+            EXPECT_NE(first, allowed(s, vocabulary)) << "it has begun";
+            std::string text;
+            const char* data;
+            size_t bytes;
+            ASSERT_EQ(KEEL_OK, keel_token_text(engine, token, 0, &data, &bytes));
+            text.assign(data, bytes);
+            ASSERT_EQ(KEEL_OK, keel_advance(engine, &s, 1, 0, &result));
+            texts.push_back(text + h.write(s, 0, 0, false));
+            if (s.id != session.id) {
+                ASSERT_EQ(KEEL_OK, keel_session_close(s));
+            }
+        }
+    for (const std::string& text : texts) EXPECT_EQ(texts[0], text);
+    EXPECT_TRUE(Automaton(h.text_, false).accepts(texts[0])) << texts[0];
+}
+
+// Tokens that are forced and handed out are the text's first ones, as they are fed instead of being sampled.
+TEST(GrammarSession, NextIsWhatIsForced) {
+    Held h("root ::= \"The answer is \" (\"yes\" | \"no\") \".\"", false);
+    const keel_session session = h.engine->session();
+    h.engine->feed({1, 300});
+    ASSERT_EQ(KEEL_OK, keel_session_set_grammar(session, KEEL_GRAMMAR_NEXT));
+    int32_t ids[64];
+    size_t count = 0, need = 0;
+    EXPECT_EQ(KEEL_OK, keel_session_forced(session, nullptr, 0, &need));
+    ASSERT_GT(need, 1u);
+    EXPECT_EQ(KEEL_E_BUFFER_TOO_SMALL, keel_session_forced(session, ids, need - 1, &count));
+    h.engine->feed({301, 302});  // so far they were only counted
+    const std::string text = h.write(session, 0, 0, true);
+    EXPECT_TRUE(text == "The answer is yes." || text == "The answer is no.") << text;
+}
+
 // The state is that of the tokens: forgotten, forked and restored ones included.
 TEST(GrammarSession, TruncateForkSaveAndRestore) {
     Held h;

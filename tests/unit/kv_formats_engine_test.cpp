@@ -12,6 +12,7 @@
 #include "tests/kv_profile_builder.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
+#include "tests/wproj_builder.h"
 
 namespace {
 
@@ -235,6 +236,68 @@ TEST(KvProfile, HostileFilesAreRefused) {
                          offsetof(keel::KvProfileHeader, parts), offsetof(keel::KvProfileHeader, reserved),
                          offsetof(keel::KvProfileHeader, total_bytes), offsetof(keel::KvProfileHeader, header_bytes)})
         EXPECT_NE(with(field, &huge, 4), KEEL_OK) << field;
+}
+
+// A refused profile is named by its place among the parts, whatever is wrong with it: also with its reader, at any call
+// of keel_plan and of keel_engine_init.
+TEST(KvProfile, RefusalsNameThePart) {
+    const keel_test::InspectedFile file(kTiny);
+    KvProfileBuilder builder(file.info, KEEL_KV_TCQ_3, KEEL_KV_TCQ_3);
+    builder.key_means.assign(builder.floats(), 0.5f);
+    builder.gains.assign(builder.floats(), 2.0f);
+    builder.pairs = {0, 2};
+    struct Failing {
+        std::vector<uint8_t> bytes;
+        uint32_t calls, fail_at;
+    } source = {builder.bytes(), 0, UINT32_MAX};
+    const std::vector<uint8_t> good = source.bytes;
+    keel_reader reader = sized<keel_reader>();
+    reader.size_bytes = good.size();
+    reader.user_data = &source;
+    reader.read_at = [](void* user, uint64_t offset, void* dst, size_t n) {
+        auto* s = static_cast<Failing*>(user);
+        if (s->calls++ == s->fail_at) return KEEL_E_FILE_READ;
+        memcpy(dst, s->bytes.data() + offset, n);
+        return KEEL_OK;
+    };
+    const std::string text = "root ::= [a-z]*";
+    const Profile other({text.begin(), text.end()});
+    const keel_part parts[] = {keel_test::part(KEEL_PART_GRAMMAR, &other.reader),
+                               keel_test::part(KEEL_PART_KV_PROFILE, &reader)};
+    keel_config c = config(KEEL_KV_DEFAULT, KEEL_KV_DEFAULT);
+    c.parts = parts;
+    c.part_count = 2;
+    keel_memory_plan plan = sized<keel_memory_plan>();
+    keel_test::check(keel_plan(&file.reader, file.model, &c, &plan, nullptr), "plan");
+    const keel_test::Memory memory(plan);
+    const auto refused = [&](bool init, keel_status status, const char* reason) {
+        keel_error error = sized<keel_error>();
+        keel_engine engine = {};
+        source.calls = 0;
+        const keel_status got = init ? keel_engine_init(&file.reader, file.model, &c, memory.get(), &engine, &error)
+                                     : keel_plan(&file.reader, file.model, &c, &plan, &error);
+        if (got == KEEL_OK) {
+            EXPECT_LE(source.calls, source.fail_at);
+            if (init) keel_test::check(keel_engine_close(engine), "close");
+            return false;
+        }
+        EXPECT_EQ(got, status);
+        EXPECT_EQ(error.status, status);
+        EXPECT_STREQ(error.field, "config.parts[1]");
+        EXPECT_NE(strstr(error.reason, reason), nullptr) << error.reason;
+        return true;
+    };
+    for (const bool init : {false, true}) {
+        for (source.fail_at = 0; refused(init, KEEL_E_FILE_READ, "the reader failed");) ++source.fail_at;
+        EXPECT_GT(source.fail_at, init ? 10u : 5u);
+        source.fail_at = UINT32_MAX;
+        source.bytes.back() ^= 1;
+        EXPECT_TRUE(refused(init, KEEL_E_FILE_FORMAT, "checksum: "));
+        source.bytes = good;
+        source.bytes[offsetof(keel::KvProfileHeader, fingerprint)] ^= 1;
+        EXPECT_TRUE(refused(init, KEEL_E_FILE_MISMATCH, "fingerprint: "));
+        source.bytes = good;
+    }
 }
 
 // What was good when it was checked is checked again when it is read for use.
@@ -567,6 +630,9 @@ TEST_F(KvEviction, GivesBackWholePagesInside) {
     EXPECT_EQ(free_pages(), before + 2);
     EXPECT_EQ(evict(0, 330), 192u);  // pages 0, 3 and 4; the last one is not full
     EXPECT_EQ(free_pages(), before + 5);
+    keel_session_info info = sized<keel_session_info>();
+    keel_test::check(keel_session_get(engine_.session(), &info), "get");
+    EXPECT_EQ(info.kv_pages, 1u) << "the others are not the session's any more";
     EXPECT_EQ(keel_session_evict(engine_.session(), 0, 331, nullptr), KEEL_E_ARGUMENT);
     EXPECT_EQ(keel_session_evict(engine_.session(), 9, 8, nullptr), KEEL_E_ARGUMENT);
 }

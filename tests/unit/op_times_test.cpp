@@ -65,6 +65,9 @@ TEST(OpTimes, CoverAStep) {
             EXPECT_EQ(keel_lab_op_times(engine.handle(), &first, 1, &count), KEEL_E_BUFFER_TOO_SMALL);
             EXPECT_EQ(count, times.size());
             EXPECT_EQ(first.ops, times[0].ops);
+            count = 0;
+            EXPECT_EQ(keel_lab_op_times(engine.handle(), nullptr, 5, &count), KEEL_OK) << "as for keel_plan_ops";
+            EXPECT_EQ(count, times.size());
         }
     check(keel_lab_time_ops(engine.handle(), 0), "keel_lab_time_ops");
     EXPECT_EQ(op_times(engine).size(), 0u);

@@ -557,6 +557,41 @@ TEST_P(SessionFile, OtherModelsAndFormatsAreRefused) {
     EXPECT_EQ(keel_session_restore(full.session(), blob.data(), blob.size(), &error), KEEL_E_KV_FULL);
 }
 
+// K and V rows also depend on how they were computed: by which RoPE factors, which the length of the context chooses,
+// and from which activations. Files of the default activation, and of models with one set of factors, name neither.
+TEST_P(SessionFile, RowsThatWereComputedOtherwiseAreRefused) {
+    const std::string longrope = keel_test::source_path("tests/data/architectures/phi3-longrope.gguf");
+    const auto saved = [](const std::string& model, const keel_config& c) {
+        keel_test::Engine engine(model, c);
+        engine.feed(some_ids(30));
+        engine.advance();
+        return save(engine.session());
+    };
+    const auto restored = [](const std::string& model, const keel_config& c, const std::vector<uint8_t>& blob) {
+        keel_test::Engine engine(model, c);
+        keel_error error = sized<keel_error>();
+        const keel_status status = keel_session_restore(engine.session(), blob.data(), blob.size(), &error);
+        EXPECT_STREQ(error.field, status == KEEL_OK ? "" : "kv_identity");
+        return status;
+    };
+    for (const uint32_t context : {64u, 128u}) {
+        const std::vector<uint8_t> blob = saved(longrope, config(1, context));
+        EXPECT_EQ(restored(longrope, config(1, context == 64 ? 40 : 200), blob), KEEL_OK) << "the same factors";
+        EXPECT_EQ(restored(longrope, config(1, context == 64 ? 65 : 64), blob), KEEL_E_FILE_MISMATCH) << context;
+    }
+    keel_config exact = config(), pairs = config(), q8 = config();
+    exact.activation = KEEL_ACTIVATION_F32;
+    pairs.activation = KEEL_ACTIVATION_BF16;
+    q8.activation = KEEL_ACTIVATION_Q8;
+    const keel_config* const kinds[] = {&exact, &pairs, &q8};
+    for (const keel_config* from : kinds) {
+        const std::vector<uint8_t> blob = saved(kTiny, *from);
+        for (const keel_config* to : kinds)
+            EXPECT_EQ(restored(kTiny, *to, blob), from == to ? KEEL_OK : KEEL_E_FILE_MISMATCH);
+        EXPECT_EQ(restored(kTiny, config(1, 64), blob), from == &q8 ? KEEL_OK : KEEL_E_FILE_MISMATCH) << "the default";
+    }
+}
+
 TEST_P(SessionText, StreamsWhatWasGeneratedAndStops) {
     keel_test::Engine engine(kBooks, config(1, 512));
     const keel_session s = engine.session();
