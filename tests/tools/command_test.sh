@@ -292,8 +292,8 @@ expect "it says something else" [ "$(cmp -s "$work/out" "$work/plain"; echo $?)"
 expect "run with scale 0" exits 0 "$keel" run "$adapted" --lora "$adapter:0" -n 8 -q --temp 0
 expect "it says the same" cmp -s "$work/out" "$work/plain"
 expect "plan with the adapter" exits 0 "$keel" plan "$adapted" --lora "$adapter" --no-ops --no-map
-expect "no tensors of an adapter" exits 2 "$keel" inspect "$adapter" --tensors
 expect "says what it takes" holds '^adapters: 1, '
+expect "no tensors of an adapter" exits 2 "$keel" inspect "$adapter" --tensors
 expect "an adapter of another model" exits 3 "$keel" run "$source/tests/data/architectures/qwen3.gguf" --lora "$adapter" -n 1 -q
 expect "is refused by name" holds 'general.architecture' err
 expect "unknown shape" exits 2 "$keel" synth "$work/x.gguf" --shape enormous
