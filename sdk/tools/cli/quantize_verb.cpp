@@ -386,7 +386,7 @@ void add_quantize_verb(Verb app, Console& console) {
         "--distill", o->distill_steps,
         "steps of training after each site of a layer: what has no codes yet learns to predict what the "
         "source predicts, and vectors in F32 with it. With 10 it pays, with 2 it hardly does (perf/RESULTS.md). "
-        "Takes memory for five times all weights in F32");
+        "Takes memory for six times all weights in F32");
     const auto distillation = [&](const char* name, auto& value, const char* what) {
         return verb.add_option(name, value, what).capture_default_str().needs(distill).group("Calibration");
     };
