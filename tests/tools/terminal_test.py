@@ -116,8 +116,8 @@ with tempfile.TemporaryDirectory() as work:
     expect("and the conversation goes on", t.exit_code() == 0, t.seen)
 
     if "KV formats" in subprocess.run([keel, "eval", "--help"], capture_output=True, text=True).stdout:
-        t = Terminal("eval", "kv", model, os.path.join(models, "books-val-sample.jsonl"), "--formats", "tcq-2,q8_0", "--tokens", "128")
-        t.read_until(r"document 2 of 4")
+        t = Terminal("eval", "kv", model, os.path.join(models, "books-val-sample.jsonl"), "--formats", "tcq-2,q8_0", "--tokens", "1024")
+        t.read_until(r"document [23] of 4")
         os.kill(t.pid, signal.SIGINT)
         expect("Ctrl-C in eval kv", t.exit_code() == 5, t.seen)
         expect("shows whole documents", re.search(r"reference  f16, [123] documents", t.seen), t.seen)
