@@ -18,9 +18,11 @@ keel_packages_libraries=(
     "libmimalloc-dev | keel_has_header mimalloc.h | keel_memory_default(), memory for those who bring none"
     "libzstd-dev | keel_has_header zstd.h | packed W_proj caches, text of packs"
     "libeigen3-dev | keel_has_header eigen3/signature_of_eigen3_matrix_library | solvers of W_proj caches"
-    "libopenblas-serial-dev | compgen -G /usr/lib/*/openblas-serial/libopenblas.so | products of keel quantize, four times as fast"
     "libgtest-dev | keel_has_header gtest/gtest.h | tests (GoogleTest)"
     "libbenchmark-dev | keel_has_header benchmark/benchmark.h | measurements of kernels in perf/"
+)
+keel_packages_products=(
+    "libopenblas-serial-dev | compgen -G /usr/lib/*/openblas-serial/libopenblas.so | products of keel quantize, four times as fast"
 )
 keel_packages_format=(
     "clang-format-14 | keel_has_formatter | test format of ./check: the tree is formatted by this version"
