@@ -229,14 +229,18 @@ TEST(Drafters, AnotherEngineDrafts) {
     }
 }
 
-// A session whose low-rank variant drafts, with factors that know nothing, writes the text of plain decoding into the
-// same rows: saved sessions are the same to the last byte.
-TEST(Drafters, TheLowRankPassLeavesNothingBehind) {
+keel_test::WprojBytes factors_that_know_nothing() {
     keel_test::WprojOptions factors;
     factors.rank = 8;
     factors.record_type = keel::kernels::kF16;
-    const keel_test::WprojBytes cache(
+    return keel_test::WprojBytes(
         keel::tools::encode_wproj_v2(keel_test::random_wproj(keel_test::InspectedFile(kBooks), factors), 1));
+}
+
+// A session whose low-rank variant drafts, with factors that know nothing, writes the text of plain decoding into the
+// same rows: saved sessions are the same to the last byte.
+TEST(Drafters, TheLowRankPassLeavesNothingBehind) {
+    const keel_test::WprojBytes cache = factors_that_know_nothing();
     const keel_part part = keel_test::part(KEEL_PART_WPROJ, &cache.reader);
     // Of the session behind its first `count` tokens; what it computed further is forgotten.
     const auto saved = [](keel_session s, uint32_t count) {
@@ -289,11 +293,7 @@ TEST(Drafters, TheLowRankPassLeavesNothingBehind) {
 // A grammar that begins with the next token that is sampled: drafts, by the low-rank pass as by another engine, are
 // held to it from the first one on, and in the session it begins with the first one that is accepted.
 TEST(Drafters, DraftsBeginAGrammarThatIsYetToBegin) {
-    keel_test::WprojOptions factors;
-    factors.rank = 8;
-    factors.record_type = keel::kernels::kF16;
-    const keel_test::WprojBytes cache(
-        keel::tools::encode_wproj_v2(keel_test::random_wproj(keel_test::InspectedFile(kBooks), factors), 1));
+    const keel_test::WprojBytes cache = factors_that_know_nothing();
     const std::string only = "~^|~^|~^|~^|~^|~^|", grammar = "root ::= \"" + only + "\"";  // each a token of its own
     const std::vector<uint8_t> text(grammar.begin(), grammar.end());
     const keel_reader reader = reader_of(text);

@@ -1106,6 +1106,7 @@ void multiply_direct(const MatmulArgs& a) {
 template <class V>
 KEEL_ONE_COPY void multiply_many(const MatmulArgs& a, const PanelSource<V>& source, MatrixUnit unit) {
     constexpr uint32_t kRows = V::kTilePanels * V::kLanes;
+    static_assert(kRows <= kRepackRows, "calls may have that many rows: a wider tile would be partly empty");
     const uint32_t blocks = a.k / source.elements, panel_bytes = blocks * source.panel_bytes;
     const uint64_t fit = matmul_scratch_bytes(a.k) / panel_bytes;
     const uint32_t step = V::kLanes * static_cast<uint32_t>(fit < V::kMaxPanels ? fit : V::kMaxPanels);
