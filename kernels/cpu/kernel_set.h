@@ -37,7 +37,8 @@ struct MatmulArgs {
     void* scratch;     // matmul_scratch_bytes(k) of this thread, 64-byte aligned: decoded weight panels
     bool from_memory;  // weights come from memory, not from a cache: kernels may fetch ahead. Never changes a result
 };
-// Room for two groups of 16 rows, unpacked, and for more where k is small. Upper bound over all kernel sets.
+// Room for two groups of 16 rows, unpacked (one where signs are split: q8_avx2.h), and for more where k is small. Upper
+// bound over all kernel sets.
 constexpr uint64_t kMatmulScratchBytes = 192 * 1024;
 static inline uint64_t matmul_scratch_bytes(uint32_t k) {
     const uint64_t groups = 2 * ((uint64_t{k} + 255) / 256 * 5760);

@@ -15,7 +15,7 @@ struct Q8Avx2 {
     using I = __m256i;
     using F = __m256;
     static constexpr uint32_t kLanes = 8;
-    static constexpr bool kHasDot4 = false, kSignedCodes = true, kInPlace = true;
+    static constexpr bool kHasDot4 = false, kSignedCodes = true, kSplitSigns = true, kInPlace = true;
     static constexpr uint32_t kFewTokens = 16, kInPlaceTokens = 6, kMaxPanels = 4;
     static constexpr int kTileTokens = 4, kTilePanels = 2;
 
@@ -114,6 +114,28 @@ struct Q8Avx2 {
     KEEL_INLINE I dot2(I acc, I pairs, const uint8_t* sums) {
         return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, broadcast_dword(sums)));
     }
+    // Products of bytes want one side unsigned, so a signed code w gives |w| and its sign to x. What is used once does
+    // it by an instruction that takes the multipliers' place; panels hold both apart instead, the sign as a mask that
+    // is all ones where w is negative. x ^ mask is then -x - 1, and |w| (x ^ mask) lacks |w|: add_lacking adds those
+    // of a block to what its sums start from. Pairs lie within -2 * 128 * 128 .. 2 * 128 * 127, which is 16 bits.
+    struct SplitCode {
+        I magnitude, mask;
+    };
+    KEEL_INLINE SplitCode split(I code) {
+        return {_mm256_abs_epi8(code), _mm256_cmpgt_epi8(_mm256_setzero_si256(), code)};
+    }
+    KEEL_INLINE I add_lacking(I start, SplitCode w, I factor) {
+        return _mm256_sub_epi32(start, _mm256_madd_epi16(_mm256_maddubs_epi16(w.magnitude, w.mask), factor));
+    }
+    template <bool is_signed>
+    KEEL_INLINE I products(I w, I x) {
+        return is_signed ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+                         : _mm256_maddubs_epi16(w, x);
+    }
+    template <bool>
+    KEEL_INLINE I products(SplitCode w, I x) {
+        return _mm256_maddubs_epi16(w.magnitude, _mm256_xor_si256(x, w.mask));
+    }
     // 32 elements; sub: elements that share a scale, 0 for none.
     template <bool is_signed, int run, uint32_t sub, int N, int R, class Codes, class Scales, class Address>
     KEEL_INLINE void multiply_chunk(Codes&& code, Scales&& scale, Address&& q, I* sum) {
@@ -122,7 +144,7 @@ struct Q8Avx2 {
             I t[R * N];
             KEEL_UNROLL
             for (int j = first; j < first + run; ++j) {
-                I w[R];
+                decltype(code(0, 0)) w[R];
                 KEEL_UNROLL
                 for (int r = 0; r < R; ++r) w[r] = code(r, j);
                 KEEL_UNROLL
@@ -131,9 +153,7 @@ struct Q8Avx2 {
                     KEEL_UNROLL
                     for (int r = 0; r < R; ++r) {
                         const int i = r * N + c;
-                        const I product = is_signed
-                                              ? _mm256_maddubs_epi16(_mm256_abs_epi8(w[r]), _mm256_sign_epi8(x, w[r]))
-                                              : _mm256_maddubs_epi16(w[r], x);
+                        const I product = products<is_signed>(w[r], x);
                         t[i] = j == first ? product : _mm256_add_epi16(t[i], product);
                         // Integer sums may be reordered, and are, into trees that need more registers than there are;
                         // this keeps the chain as written (and costs no instruction).

@@ -14,7 +14,7 @@ struct Q8Avx512 {
     using I = __m512i;
     using F = __m512;
     static constexpr uint32_t kLanes = 16;
-    static constexpr bool kHasDot4 = true, kSignedCodes = false, kInPlace = true;
+    static constexpr bool kHasDot4 = true, kSignedCodes = false, kSplitSigns = false, kInPlace = true;
     static constexpr uint32_t kFewTokens = 16, kInPlaceTokens = 8, kMaxPanels = 4;
     // One group a tile: work items of many tokens have 16 rows. Two are no faster, as their sums spill.
     static constexpr int kTileTokens = 8, kTilePanels = 1;

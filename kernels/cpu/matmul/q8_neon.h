@@ -16,7 +16,7 @@ struct Q8NeonVectors {
     using I = int32x4_t;
     using F = float32x4_t;
     static constexpr uint32_t kLanes = 4;
-    static constexpr bool kHasDot4 = false, kSignedCodes = true, kInPlace = false;
+    static constexpr bool kHasDot4 = false, kSignedCodes = true, kSplitSigns = false, kInPlace = false;
     static constexpr uint32_t kFewTokens = 16, kMaxPanels = 4;
     static constexpr int kTileTokens = 8, kTilePanels = 1;
 

@@ -12,11 +12,12 @@
 // exactly.
 //
 // One token, and up to four of plain rows of common types (few_direct) where V::kInPlace says so: codes go from the
-// bytes to the products in registers. A few of repacked rows, of types whose codes are taken out by few instructions
-// (V::kInPlace): the same, in passes of 2 to V::kInPlaceTokens tokens, whose sums are in registers, over a few blocks
-// at a time. A few of other rows: V::kTilePanels groups of L rows are unpacked a few blocks at a time into panels that
-// stay in the first-level cache, and passes of up to V::kTileTokens tokens use them. In all of these, every weight byte
-// is read once, and a further token costs little but its products.
+// bytes to the products in registers. So do two tokens of repacked rows whose panels cost more (V::kSplitSigns). A few
+// of repacked rows, of types whose codes are taken out by few instructions (V::kInPlace): the same, in passes of 2 to
+// V::kInPlaceTokens tokens, whose sums are in registers, over a few blocks at a time. A few of other rows:
+// V::kTilePanels groups of L rows are unpacked a few blocks at a time into panels that stay in the first-level cache,
+// and passes of up to V::kTileTokens tokens use them. In all of these, every weight byte is read once, and a further
+// token costs little but its products.
 // More tokens: groups of L rows are unpacked into panels over the whole of k, in the caller's scratch too, and
 // register tiles of V::kTilePanels groups by V::kTileTokens tokens walk over them.
 //
@@ -44,6 +45,9 @@
 //   dot2(acc, pairs, sums)         acc + the two 16-bit products of every lane
 //   dot_sums(acc, pairs, sums)     dot2 for eight pairs, where V has a faster way
 //   multiply_add(acc, t, scale)    acc + t * scale
+// and with kSplitSigns, where signed codes of panels are kept as SplitCode:
+//   split(codes)                   the SplitCode of signed codes
+//   add_lacking(start, w, factor)  what products with w lack, times 16-bit factors, added to what sums start from
 #pragma once
 #include <string.h>
 
@@ -813,20 +817,44 @@ KEEL_ONE_COPY void group_times_tokens(const uint8_t* group, uint32_t first, uint
 
 // ---- unpacked blocks ----
 
+// One dword of codes of L rows in a panel, and what the sums of a block start from because of how they are kept.
+template <class V, bool kSplit>
+struct PanelCodes {
+    using Code = typename V::I;
+    struct Start {};
+};
+template <class V>
+struct PanelCodes<V, true> {
+    using Code = typename V::SplitCode;
+    using Start = typename V::I;
+};
 template <class V, PanelKind K>
 struct PanelBlock {
-    typename V::I code[K.elements / 4];
+    static constexpr bool kSplit = V::kSplitSigns && K.is_signed;
+    typename PanelCodes<V, kSplit>::Code code[K.elements / 4];
     BlockFactors<V, K> factors;
+    [[no_unique_address]] typename PanelCodes<V, kSplit>::Start start;
 };
 
 template <class V, WeightType T, class Source>
 __attribute__((noinline)) void unpack_block(const Source& rows, PanelBlock<V, panel_kind<V>(T)>* p) {
-    unpack_rows<V, T, written_out<Source>(T)>(rows, p->factors,
-                                              [&](uint32_t chunk, const auto& code) KEEL_ALWAYS_INLINE {
-                                                  KEEL_UNROLL
-                                                  for (int j = 0; j < 8; ++j)
-                                                      p->code[8 * chunk + static_cast<uint32_t>(j)] = code[j];
-                                              });
+    constexpr PanelKind K = panel_kind<V>(T);
+    [[maybe_unused]] typename V::I start = V::zero();
+    unpack_rows<V, T, written_out<Source>(T)>(
+        rows, p->factors, [&](uint32_t chunk, const auto& code) KEEL_ALWAYS_INLINE {
+            auto* to = p->code + 8 * chunk;
+            KEEL_UNROLL
+            for (int j = 0; j < 8; ++j) {
+                if constexpr (PanelBlock<V, K>::kSplit) {
+                    static_assert(K.sub == 0 || K.sub == 32, "one factor a chunk");
+                    to[j] = V::split(code[j]);
+                    start = V::add_lacking(start, to[j], K.sub ? p->factors.scale()[chunk] : V::set1_16(1));
+                } else {
+                    to[j] = code[j];
+                }
+            }
+        });
+    if constexpr (PanelBlock<V, K>::kSplit) p->start = start;
 }
 
 // What lies ahead is fetched between the chunks of a pass over panels; of blocks of one chunk, whose passes it would
@@ -862,16 +890,19 @@ KEEL_ONE_COPY void panel_times_tokens(const void* panels, uint64_t distance, uin
     for (int i = 0; i < R * N; ++i) acc[i] = result[i];
     for (uint32_t b = 0; b < blocks; ++b, d += 4, sums += K.elements / 8) {
         const PanelBlock<V, K>& p = panel[b];
-        const auto group = [&](const I* of, int r) KEEL_ALWAYS_INLINE {
-            return reinterpret_cast<const I*>(reinterpret_cast<const uint8_t*>(of) +
-                                              static_cast<uint64_t>(r) * (distance * sizeof(p)));
+        const auto group = [&]<class Part>(const Part* of, int r) KEEL_ALWAYS_INLINE {
+            return reinterpret_cast<const Part*>(reinterpret_cast<const uint8_t*>(of) +
+                                                 static_cast<uint64_t>(r) * (distance * sizeof(p)));
         };
         I sum[R * N];
         KEEL_UNROLL
         for (int c = 0; c < N; ++c) {
             const I start = start_block<V, K>(sums + at[c]);
             KEEL_UNROLL
-            for (int r = 0; r < R; ++r) sum[r * N + c] = start;
+            for (int r = 0; r < R; ++r) {
+                sum[r * N + c] = start;
+                if constexpr (PanelBlock<V, K>::kSplit) sum[r * N + c] = *group(&p.start, r);
+            }
         }
         for (uint32_t chunk = 0; chunk < kChunks; ++chunk, q += 32) {
             if (fetched_by_passes(K) && ahead.first) {
@@ -1142,6 +1173,13 @@ KEEL_INLINE void matmul_q8_rows(const MatmulArgs& a, MatrixUnit unit = nullptr) 
     if constexpr (V::kInPlace && !kRepacked && few_direct(T)) {
         if (a.tokens <= 4) {
             (a.tokens == 2 ? multiply_direct<V, T, false, 2> : multiply_direct<V, T, false, 4>)(a);
+            return;
+        }
+    }
+    // Two tokens are too few for what panels of split signs take to make.
+    if constexpr (kRepacked && PanelBlock<V, panel_kind<V>(T)>::kSplit && !codes_in_place(T)) {
+        if (a.tokens == 2) {
+            multiply_direct<V, T, true, 2>(a);
             return;
         }
     }
