@@ -175,6 +175,7 @@ keel_status choose_adapters(const Parts& parts, const keel_model& model, Adapter
     *out = {};
     for (; out->count < parts.adapter_count; ++out->count) {
         const Part& part = parts.adapter[out->count];
+        out->part_index[out->count] = part.index;
         keel_error detail = {};
         detail.struct_size = sizeof detail;
         const keel_status status = adapter_open(part.reader, &model, &out->file[out->count], &detail);

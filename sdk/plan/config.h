@@ -29,6 +29,7 @@ struct DraftSources {
 // By the numbers that sessions choose them by.
 struct AdapterChoice {
     uint32_t count;
+    uint32_t part_index[kMaxAdapters];  // in config.parts
     AdapterFile file[kMaxAdapters];
 };
 

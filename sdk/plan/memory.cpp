@@ -92,6 +92,9 @@ keel_status place_plan(const LayoutRequest& r, Arena* arenas, Layout* out, keel_
     ExecutionPlan& plan = out->program.plan;
     build_plan(plain, r.model, r.config, weights, ops, r.op_counts, r.observers, &plan);
     KEEL_TRY(weights.status);
+    // Ranks of W_proj caches and adapters are read anew, and rows are as wide.
+    if (plan.scratch_bytes != r.scratch_bytes)
+        return fail(error, KEEL_E_FILE_READ, 0, "plan", "a file changed while it was read");
     out->mapped_weight_bytes = weights.mapped_bytes;
     out->load_bytes = weights.total_bytes;
     double* frequencies = persistent.place<double>("rope_frequencies", uint64_t{plan.rope_sets} * (spec.rope_dims / 2));

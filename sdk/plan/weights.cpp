@@ -5,9 +5,33 @@
 #include "sdk/backend/backend.h"
 #include "sdk/core/status.h"
 #include "sdk/format/coded_file.h"
+#include "sdk/plan/parts.h"
 
 namespace keel {
 namespace {
+
+// While one exists, errors of the placer are named after the part of the configuration that is read.
+class NamedPart {
+  public:
+    NamedPart(WeightPlacer& placer, uint32_t part)
+        : placer_(placer), part_(part), error_(placer.error), before_(placer.status) {
+        detail_.struct_size = sizeof detail_;
+        placer_.error = &detail_;
+    }
+    NamedPart(const NamedPart&) = delete;
+    ~NamedPart() {
+        placer_.error = error_;
+        if (before_ == KEEL_OK && placer_.status != KEEL_OK && placer_.status != KEEL_E_CANCELLED)
+            fail_part(error_, placer_.status, part_, detail_);
+    }
+
+  private:
+    WeightPlacer& placer_;
+    const uint32_t part_;
+    keel_error* const error_;
+    const keel_status before_;
+    keel_error detail_ = {};
+};
 
 GgufTensor matrix_at(uint32_t type, uint32_t k, uint32_t rows, uint64_t offset, uint64_t bytes) {
     GgufTensor t = {};
@@ -245,6 +269,7 @@ void PlanWeights::open_layer(uint32_t layer) {
         memcpy(placed_ + kGlobalSlots, block_weights(layer), kLayerSlots * sizeof *placed_);
     open_adapters(layer);
     if (!c_.low_rank.usable) return;
+    const NamedPart named(placer_, c_.low_rank.part_index);
     const keel_status status = low_rank_layer(c_.low_rank, &cursor_, &low_);
     if (placer_.status == KEEL_OK && status != KEEL_OK)
         placer_.status = fail(placer_.error, status, 0, "W_proj cache", "the reader failed");
@@ -257,6 +282,7 @@ void PlanWeights::open_layer(uint32_t layer) {
 void PlanWeights::open_adapters(uint32_t layer) {
     for (uint32_t i = 0; i < c_.adapters.count && placer_.status == KEEL_OK; ++i) {
         const AdapterFile& file = c_.adapters.file[i];
+        const NamedPart named(placer_, c_.adapters.part_index[i]);
         placer_.status = adapter_layer(file, m_.spec.block_of(layer), pairs_[i], placer_.error);
         for (uint32_t slot = 0; slot < kAdapterSlotCount; ++slot) {
             AdapterPair& p = pairs_[i][slot];
@@ -299,6 +325,7 @@ AdapterUse PlanWeights::adapters(TensorSlot slot) {
                                          layer_);
         };
         if (!again_) {
+            const NamedPart named(placer_, c_.adapters.part_index[i]);
             const void* a = place(p.a_type, p.k, p.rank, p.a_offset, p.a_bytes, "lora_a");
             const void* b = place(p.b_type, p.rank, p.rows, p.b_offset, p.b_bytes, "lora_b");
             if (factors)
@@ -362,6 +389,7 @@ Matrix PlanWeights::place(const keel_reader& from, const GgufTensor& t, bool loo
 
 Matrix PlanWeights::place_factor(uint32_t type, uint32_t k, uint32_t rows, uint64_t offset, uint64_t bytes,
                                  const char* name) {
+    const NamedPart named(placer_, c_.low_rank.part_index);
     low_rank_bytes_ += bytes;
     return place(c_.low_rank.file.reader, matrix_at(type, k, rows, offset, bytes), false, name);
 }
@@ -386,6 +414,7 @@ Product PlanWeights::product(keel_variant variant, TensorSlot slot, TensorSlot b
     const WprojRecord& r = low_.parts.record[record];
     p.matrix = place_factor(r.type, r.rank, r.rows, r.offset, r.bytes, "factor");
     if (r.bias) {
+        const NamedPart named(placer_, c_.low_rank.part_index);
         p.bias =
             placer_.factor_bias(c_.low_rank.file.reader, r.bias, r.rows, model_bias.host, "factor_bias", layer_).op;
         low_rank_bytes_ += uint64_t{r.rows} * 4;

@@ -174,6 +174,7 @@ void rewind_session(Engine* e, Session* s, uint32_t tokens) {
     s->logits_rows = 0;
     s->draw = Session::kNoDraw;
     rewind_grammar(s, tokens);
+    if (s->grammar_from < KEEL_GRAMMAR_NEXT && tokens < s->grammar_from) s->grammar_from = tokens;
     kv_truncate(&e->pool, &s->kv, s->computed);
     if (tokens == 0) s->f16_window = {};
 }
@@ -349,7 +350,6 @@ keel_status keel_session_truncate(keel_session session, uint32_t tokens) {
     KEEL_TRY(leave_step(e, s));
     s->proposed = 0;
     if (tokens < s->token_count) rewind_session(e, s, tokens);
-    if (s->grammar_from < KEEL_GRAMMAR_NEXT && tokens < s->grammar_from) s->grammar_from = tokens;
     text_stream_truncate(&s->text, e->tokenizer, s->tokens, tokens);
     return KEEL_OK;
 }

@@ -461,4 +461,57 @@ TEST_F(Adapters, AreRefusedByName) {
     EXPECT_EQ(KEEL_E_ARGUMENT, keel_plan(&file.reader, file.model, &c, &plan, nullptr));
 }
 
+// A cache whose reader fails while it is opened is not used; everywhere else a part that fails is named.
+TEST_F(Adapters, PartsWhoseReadersFailAreNamed) {
+    synthesize("llama", "Q8_0");
+    const InspectedFile file(path_);
+    const AdapterBytes adapter = keel_test::random_adapter(file, {});
+    const keel_test::WprojBytes cache(tools::encode_wproj_v2(keel_test::random_wproj(file, {}), 1));
+    struct Failing {
+        const std::vector<uint8_t>* bytes;
+        uint32_t calls, fail_at;
+    } sources[] = {{&cache.bytes, 0, UINT32_MAX}, {&adapter.bytes, 0, UINT32_MAX}};
+    keel_reader readers[2];
+    for (int i = 0; i < 2; ++i) {
+        readers[i] = sized<keel_reader>();
+        readers[i].size_bytes = sources[i].bytes->size();
+        readers[i].user_data = &sources[i];
+        readers[i].read_at = [](void* user, uint64_t offset, void* dst, size_t n) {
+            auto* s = static_cast<Failing*>(user);
+            if (s->calls++ == s->fail_at) return KEEL_E_FILE_READ;
+            memcpy(dst, s->bytes->data() + offset, n);
+            return KEEL_OK;
+        };
+    }
+    keel_config c = config({});
+    parts_ = {keel_test::part(KEEL_PART_WPROJ, &readers[0]), keel_test::part(KEEL_PART_ADAPTER, &readers[1])};
+    c.parts = parts_.data();
+    c.part_count = 2;
+    keel_memory_plan plan = sized<keel_memory_plan>();
+    check(keel_plan(&file.reader, file.model, &c, &plan, nullptr), "plan");
+    const keel_test::Memory memory(plan);
+    for (Failing& source : sources) {
+        const std::string name = "config.parts[" + std::to_string(&source - sources) + "]";
+        uint32_t named = 0;
+        bool failed = true;
+        for (source.fail_at = 0; failed; ++source.fail_at) {
+            source.calls = 0;
+            keel_error error = sized<keel_error>();
+            keel_engine engine;
+            const keel_status status = keel_engine_init(&file.reader, file.model, &c, memory.get(), &engine, &error);
+            failed = source.calls > source.fail_at;
+            if (status == KEEL_OK) {
+                check(keel_engine_close(engine), "close");
+                continue;
+            }
+            EXPECT_EQ(error.status, KEEL_E_FILE_READ);
+            EXPECT_EQ(error.field, name) << error.reason;
+            EXPECT_NE(strstr(error.reason, "the reader failed"), nullptr) << error.reason;
+            ++named;
+        }
+        EXPECT_GT(named, 20u);
+        source.fail_at = UINT32_MAX;
+    }
+}
+
 }  // namespace
