@@ -31,12 +31,13 @@ Value strip(Heap* heap, const Value& text, const Value* set, bool left, bool rig
     if (set && set->is(Type::kNone)) set = nullptr;
     if (set && !set->is(Type::kString)) return heap->refuse("strip by what is no string");
     uint32_t begin = 0, end = text.size;
-    while (left && begin < end) {
+    const uint64_t look = 1 + (set ? set->size / 16 : 0);  // steps a character takes
+    while (left && begin < end && heap->spend(look)) {
         const Utf8Char c = utf8_decode(text.text + begin, end - begin);
         if (!strips(c.code, set)) break;
         begin += c.bytes;
     }
-    while (right && end > begin) {
+    while (right && end > begin && heap->spend(look)) {
         uint32_t last = end - 1;  // where the last character begins
         while (last > begin && end - last < 4 && (text.text[last] & 0xc0) == 0x80) --last;
         Utf8Char c = utf8_decode(text.text + last, end - last);
@@ -44,7 +45,6 @@ Value strip(Heap* heap, const Value& text, const Value* set, bool left, bool rig
         if (!strips(c.code, set)) break;
         end = last;
     }
-    heap->spend((text.size - (end - begin)) / 4);
     return text.part(begin, end - begin);
 }
 
@@ -185,7 +185,7 @@ bool ends(const Value& text, const Value& with) {
 // One string, or any of several.
 Value starts_or_ends(Heap* heap, const Value& text, const Value* with, bool (*matches)(const Value&, const Value&)) {
     if (with && with->is(Type::kList)) {
-        for (uint32_t i = 0; i < with->size; ++i)
+        for (uint32_t i = 0; i < with->size && heap->spend(1 + with->items[i].size / 16); ++i)
             if (with->items[i].is(Type::kString) && matches(text, with->items[i])) return Value::boolean(true);
         return Value::boolean(false);
     }

@@ -8,7 +8,7 @@ namespace keel::jinja {
 namespace {
 
 constexpr uint64_t kMaxSteps = 1u << 23;
-constexpr uint32_t kMaxJsonDepth = 24;
+constexpr uint32_t kMaxDepth = 24;
 
 // Decimal digits of v; returns their number.
 uint32_t decimal(int64_t v, char (&out)[24]) {
@@ -49,7 +49,7 @@ void Heap::write(const char* text, size_t bytes, bool message) {
     memmove(base_ + top_, text, bytes);
     memset(marks_ + top_, message, bytes);
     top_ += static_cast<uint32_t>(bytes);
-    spend(bytes / 16);
+    spend(1 + bytes / 16);
 }
 
 void Heap::write(const Value& text) {
@@ -57,7 +57,7 @@ void Heap::write(const Value& text) {
     memmove(base_ + top_, text.text, text.size);
     copy_marks(text, marks_ + top_);
     top_ += text.size;
-    spend(text.size / 16);
+    spend(1 + text.size / 16);
 }
 
 void Heap::copy_marks(const Value& text, uint8_t* to) const {
@@ -152,7 +152,8 @@ bool truthy(const Value& v) {
     return false;
 }
 
-bool equal(Heap* heap, const Value& a, const Value& b) {
+bool equal(Heap* heap, const Value& a, const Value& b, uint32_t depth) {
+    if (depth > kMaxDepth) heap->fail(KEEL_E_FILE_LIMIT, "lists or dicts that are compared are nested too deeply");
     if (!heap->spend(1)) return false;
     const bool integers = (a.is(Type::kInteger) || a.is(Type::kBool)) && (b.is(Type::kInteger) || b.is(Type::kBool));
     if (integers) return a.integer == b.integer;
@@ -172,13 +173,13 @@ bool equal(Heap* heap, const Value& a, const Value& b) {
         case Type::kList:
             if (a.size != b.size || a.tuple != b.tuple) return false;
             for (uint32_t i = 0; i < a.size; ++i)
-                if (!equal(heap, a.items[i], b.items[i])) return false;
+                if (!equal(heap, a.items[i], b.items[i], depth + 1)) return false;
             return true;
         case Type::kDict:
             if (a.size != b.size) return false;
             for (uint32_t i = 0; i < a.size; ++i) {
-                const Value* const other = find_entry(heap, b, a.entries[i].key);
-                if (!other || !equal(heap, a.entries[i].value, *other)) return false;
+                const Value* const other = find_entry(heap, b, a.entries[i].key, depth + 1);
+                if (!other || !equal(heap, a.entries[i].value, *other, depth + 1)) return false;
             }
             return true;
         default:
@@ -203,9 +204,9 @@ int compare(Heap* heap, const Value& a, const Value& b) {
     return 0;
 }
 
-const Value* find_entry(Heap* heap, const Value& dict, const Value& key) {
+const Value* find_entry(Heap* heap, const Value& dict, const Value& key, uint32_t depth) {
     for (uint32_t i = 0; i < dict.size && heap->ok(); ++i)
-        if (equal(heap, dict.entries[i].key, key)) return &dict.entries[i].value;
+        if (equal(heap, dict.entries[i].key, key, depth)) return &dict.entries[i].value;
     return nullptr;
 }
 
@@ -259,7 +260,7 @@ void write_repr_string(Heap* heap, const Value& s) {
 
 // As Python's repr().
 void write_repr(Heap* heap, const Value& v, uint32_t depth) {
-    if (depth > kMaxJsonDepth) heap->fail(KEEL_E_FILE_LIMIT, "a list or dict is nested too deeply");
+    if (depth > kMaxDepth) heap->fail(KEEL_E_FILE_LIMIT, "a list or dict is nested too deeply");
     if (!heap->spend(1)) return;
     char digits[24];
     switch (v.type) {
@@ -399,7 +400,7 @@ void new_line(Heap* heap, int64_t indent, uint32_t depth) {
 }
 
 void write_json(Heap* heap, const Value& v, const JsonStyle& style, uint32_t depth) {
-    if (depth > kMaxJsonDepth) heap->fail(KEEL_E_FILE_LIMIT, "JSON is nested too deeply");
+    if (depth > kMaxDepth) heap->fail(KEEL_E_FILE_LIMIT, "JSON is nested too deeply");
     if (!heap->spend(1)) return;
     switch (v.type) {
         case Type::kNone:
@@ -478,7 +479,7 @@ class JsonReader {
 };
 
 Value JsonReader::value(uint32_t depth) {
-    if (depth > kMaxJsonDepth) heap_->refuse("JSON that is nested too deeply");
+    if (depth > kMaxDepth) heap_->refuse("JSON that is nested too deeply");
     if (!heap_->spend(1)) return {};
     blanks();
     if (at_ >= bytes_) return bad();

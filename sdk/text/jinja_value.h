@@ -169,11 +169,11 @@ class Heap {
 
 bool truthy(const Value& v);
 // As Python's ==. Spends what it compares.
-bool equal(Heap* heap, const Value& a, const Value& b);
+bool equal(Heap* heap, const Value& a, const Value& b, uint32_t depth = 0);
 // -1, 0 or 1; refuses what has no order.
 int compare(Heap* heap, const Value& a, const Value& b);
 // The value of a key, or null.
-const Value* find_entry(Heap* heap, const Value& dict, const Value& key);
+const Value* find_entry(Heap* heap, const Value& dict, const Value& key, uint32_t depth = 0);
 // Byte offset of `what` in `text` from `from` on, or -1.
 int64_t find_text(Heap* heap, const Value& text, const Value& what, uint32_t from);
 // As Python's str().

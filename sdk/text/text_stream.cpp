@@ -16,6 +16,12 @@ static_assert(kMaxRawBytes * kReplacementBytes <= sizeof(TextStream::shown));
 // Bits of held_origin above the position: a byte of a control token, which is not shown, and one behind its first.
 constexpr uint32_t kHidden = 1u << 31, kInside = 1u << 30, kPosition = kInside - 1;
 
+// Text that is held no more is nowhere, in saved sessions neither.
+void forget_behind_held(TextStream* s) {
+    memset(s->held + s->held_bytes, 0, kMaxHeldBytes - s->held_bytes);
+    memset(s->held_origin + s->held_bytes, 0, (kMaxHeldBytes - s->held_bytes) * sizeof *s->held_origin);
+}
+
 // What is held, and behind it the text of a token.
 struct Raw {
     char text[kMaxRawBytes];
@@ -155,6 +161,7 @@ void text_stream_follow(TextStream* s, const Tokenizer* t, int32_t token) {
 
 void text_stream_truncate(TextStream* s, const Tokenizer* t, const int32_t* tokens, uint32_t count) {
     while (s->held_bytes && (s->held_origin[s->held_bytes - 1] & kPosition) >= count) --s->held_bytes;
+    forget_behind_held(s);
     s->stopped = 0;
     if (s->next_position > count) s->next_position = count;
     // Where text begins is the question of the last token that has any, or is special.
@@ -172,6 +179,7 @@ void text_stream_shift(TextStream* s, uint32_t from, uint32_t to) {
         s->held[s->held_bytes] = s->held[i];
         s->held_origin[s->held_bytes++] = s->held_origin[i] - (position >= to ? to - from : 0);
     }
+    forget_behind_held(s);
     if (s->next_position > from) s->next_position -= s->next_position >= to ? to - from : s->next_position - from;
 }
 
@@ -218,6 +226,7 @@ keel_status text_stream_push(TextStream* s, const Tokenizer* t, int32_t token, u
     };
     hold(whole, visible);
     hold(tail, raw.bytes);
+    forget_behind_held(s);
     *data = s->shown;
     *bytes = shown;
     *stopped = s->stopped;

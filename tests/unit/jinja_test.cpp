@@ -283,4 +283,26 @@ TEST(Jinja, WorkMemoryOfAnySize) {
     EXPECT_TRUE(fits);
 }
 
+// Whatever takes time counts as steps, and nothing nests deeper than the stack goes.
+TEST(Jinja, WorkIsBounded) {
+    const std::string long_b =
+        "{% set ns = namespace(b='bbbbbbbbbbbbbbbb') %}{% for i in range(13) %}{% set ns.b = ns.b ~ ns.b %}{% endfor "
+        "%}";
+    const std::string cases[] = {
+        long_b + "{% set a = 'a' ~ ns.b.replace('b', 'a') %}{{ a.strip(ns.b ~ 'a')|length }}",
+        long_b +
+            "{% set b = ns.b ~ 'x' %}{% set c = ns.b ~ 'y' %}{% for i in range(200) %}"
+            "{% if b.startswith((c, c, c, c, c, c, c, c)) %}{% endif %}{% endfor %}",
+        "{% set ns = namespace(l=[]) %}{% for i in range(8) %}{% set ns.l = [[[[ns.l]]]] %}{% endfor %}{{ ns.l == ns.l "
+        "}}",
+    };
+    for (const std::string& text : cases) {
+        const Template jinja(text);
+        ASSERT_EQ(KEEL_OK, jinja.status) << text << jinja.error.reason;
+        Rendering r;
+        r.capacity = 1 << 21;
+        EXPECT_EQ(KEEL_E_FILE_LIMIT, r.run(*jinja.program)) << text << r.error.reason;
+    }
+}
+
 }  // namespace

@@ -218,10 +218,12 @@ TEST_F(TextStreamTest, Truncate) {
     truncate(prompt);
     EXPECT_EQ("r: the people", push_bytes("r: the people"));
     EXPECT_EQ("", push(-1));
-    // Half of it stays.
+    // Half of it stays, of the rest there is no byte: what is forgotten is not saved either.
     truncate(prompt);
     EXPECT_EQ("a", push_bytes("a\nUse"));
     truncate({kNamed, 'p', 'a', '\n'});
+    EXPECT_EQ(std::string("\n") + std::string(keel::kMaxHeldBytes - 1, '\0'),
+              std::string(stream_.held, keel::kMaxHeldBytes));
     EXPECT_EQ("\nx", push('x'));
     // A stop is forgotten.
     EXPECT_EQ("", push_bytes("\nUser:"));
