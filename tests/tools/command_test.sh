@@ -428,6 +428,10 @@ packed=$(sed -n 's/^    "pack_bytes": \([0-9]*\).*/\1/p' "$work/out")
 expect "nearly used by ${packed:-nothing} bytes" [ "${packed:-0}" -le 11600000 -a "${packed:-0}" -gt 11599900 ]
 expect "by the codes of the file" bash -c "grep -q '\"output_error\"' '$work/out' && '$keel' pack '$work/g.gguf' '$work/g.keel' --codec $codec && [ \$(stat -c %s '$work/g.keel') = ${packed:-0} ]"
 expect "nothing else is left" [ -z "$(ls "$work" | grep -e trial -e calibrated)" ]
+cp "$model" "$work/own.trial"
+expect "a source that has the name of its trial is refused" exits 2 "$keel" quantize "$work/own.trial" "$work/own" --types Q8_0 --budget 11600000
+expect "and stays" cmp -s "$model" "$work/own.trial"
+rm -f "$work/own.trial"
 expect "a dry run" exits 0 "$keel" quantize "$model" "$work/x.gguf" --types IQ4_XS --dry-run
 expect "writes nothing" [ ! -e "$work/x.gguf" ]
 

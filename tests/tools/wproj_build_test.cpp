@@ -423,8 +423,9 @@ TEST(WprojBuilder, AsksForWhatItNeeds) {
 
 // ---- recipes and keys ----
 
-uint64_t key_of(const WprojRecipe& recipe, uint64_t text_hash = 11, uint64_t fingerprint = 22) {
-    return recipe_key(recipe, solve_options(recipe, 256, 1'000'000), fingerprint, text_hash);
+uint64_t key_of(const WprojRecipe& recipe, uint64_t text_hash = 11, uint64_t fingerprint = 22,
+                keel_activation activation = KEEL_ACTIVATION_DEFAULT) {
+    return recipe_key(recipe, solve_options(recipe, 256, 1'000'000), fingerprint, text_hash, activation);
 }
 
 TEST(WprojRecipe, KeysChangeWithWhatChangesTheCache) {
@@ -432,8 +433,10 @@ TEST(WprojRecipe, KeysChangeWithWhatChangesTheCache) {
     const uint64_t key = key_of(plain);
     EXPECT_EQ(key_of(plain), key);
     EXPECT_EQ(key_of({.rank = "0.375"}), key);  // 96 of 256
-    std::vector<std::pair<std::string, uint64_t>> others = {{"another text", key_of(plain, 12)},
-                                                            {"another model", key_of(plain, 11, 23)}};
+    std::vector<std::pair<std::string, uint64_t>> others = {
+        {"another text", key_of(plain, 12)},
+        {"another model", key_of(plain, 11, 23)},
+        {"activations", key_of(plain, 11, 22, KEEL_ACTIVATION_F32)}};
     const auto with = [&](const std::string& what, auto change) {
         WprojRecipe recipe = plain;
         change(recipe);

@@ -58,6 +58,7 @@ struct Latency {
     size_t samples = 0;
 };
 constexpr uint32_t kBinsPerOctave = 64;
+constexpr uint64_t kMostSteps = 10'000'000;  // their times are kept
 Latency latency_of(const std::vector<double>& us) {
     return {percentile(us, 0.5),
             percentile(us, 0.9),
@@ -527,7 +528,8 @@ void add_bench_verb(Verb app, Console& console) {
                     "to shallow, what one has computed serves the next")
         .delimiter(',');
     add("--sessions", o->engine.sessions, "more than 1: decode also with so many sessions together");
-    add("--steps", o->steps, "single steps timed for the latency table; 0 measures none");
+    add("--steps", o->steps, "single steps timed for the latency table; 0 measures none")
+        .range(uint64_t{0}, kMostSteps);
     add("--position", o->position, "position at which they are timed");
     add("--turns", o->turns,
         "single steps at that position timed in the dense and the low-rank variant by turns; 0 measures none");

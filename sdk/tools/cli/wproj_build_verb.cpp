@@ -47,6 +47,7 @@ void build(Options o, const Console& console) {
     if (o.recipe.published && o.recipe.groups == WprojRecipe{}.groups) o.recipe.groups = "qkv";
     if (o.recipe.solver == "whitened" && o.text.text.file.empty())
         throw ToolError(kExitUsage, "the whitened solver needs a text");
+    if (!o.engine.lora.empty()) throw ToolError(kExitUsage, "--lora: a cache is of the model alone");
     if (o.recipe.format == 1 && o.zstd) throw ToolError(kExitUsage, "--zstd needs --format 2");
     if (o.recipe.format == 1 && o.recipe.solver == "whitened" && (o.recipe.groups != "qkv" && o.recipe.groups != "ffn"))
         throw ToolError(kExitUsage, "format 1 has one basis a layer: --groups qkv, or ffn, for the whitened solver");
@@ -55,7 +56,8 @@ void build(Options o, const Console& console) {
     WprojBuilder builder(o.engine, o.text, slots, step);
     const WprojSolveOptions options =
         solve_options(o.recipe, builder.model().info.embedding, dense_bytes_of(builder.model(), slots));
-    const uint64_t key = recipe_key(o.recipe, options, builder.model().info.fingerprint, builder.calibration_hash());
+    const uint64_t key = recipe_key(o.recipe, options, builder.model().info.fingerprint, builder.calibration_hash(),
+                                    o.engine.activation);
 
     if (!o.rebuild) {
         const WprojShape shape = wproj_shape_of(*builder.model().model);
@@ -73,9 +75,8 @@ void build(Options o, const Console& console) {
             return;
         }
     }
-    double power = 0;
-    if (o.recipe.sensitivities && builder.meter() && o.recipe.solver == "whitened")
-        power = builder.choose_sensitivities(options);
+    const bool chosen = o.recipe.sensitivities && builder.meter() && o.recipe.solver == "whitened";
+    const double power = chosen ? builder.choose_sensitivities(options) : 0;
     WprojSolution solution;
     WprojImage image = builder.build(options, &solution);
     image.key = key;
@@ -86,9 +87,11 @@ void build(Options o, const Console& console) {
         const PairedDelta delta = reading.score.delta();
         image.quality = {builder.measured_hash(), reading.score.tokens(), reading.score.reference_nll(),
                          reading.score.reference_nll() + delta.mean, reading.score.kl_mean()};
-        quality = strf("%+.2f %% PPL (%+.2f .. %+.2f), KL %.5f on %llu held-out tokens", ppl_percent(delta.mean),
-                       ppl_percent(delta.interval.low), ppl_percent(delta.interval.high), reading.score.kl_mean(),
-                       static_cast<unsigned long long>(reading.score.tokens()));
+        quality =
+            strf("%+.2f %% PPL (%+.2f .. %+.2f), KL %.5f on %llu held-out tokens%s", ppl_percent(delta.mean),
+                 ppl_percent(delta.interval.low), ppl_percent(delta.interval.high), reading.score.kl_mean(),
+                 static_cast<unsigned long long>(reading.score.tokens()),
+                 chosen ? ", which its sensitivities were chosen on: `keel wproj compare` measures it on others" : "");
     }
     const std::string path = output_path(o, key);
     const auto progress = [&](uint64_t done, uint64_t total) { return step("writing", done, total); };

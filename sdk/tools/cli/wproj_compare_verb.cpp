@@ -53,7 +53,49 @@ constexpr Variant kEqual[] = {{"weight PCA, f32 Pt, Q8", "weight-pca", "F32", "Q
                               {"whitened, f32 Pt, Q8", "whitened", "F32", "Q8_F32", false},
                               {"whitened + sensitivities, f32 Pt, Q8", "whitened", "F32", "Q8_F32", true}};
 
-void compare_caches(Options o, const Console& console) {
+// Appends each entry when it is whole.
+void measure_entries(const Options& o, WprojMeter& meter, const WprojStep& step, std::vector<Entry>& entries) {
+    for (const std::string& path : o.caches)
+        entries.push_back({path, path, 0, 0, meter.measure_file(*open_file(path).get(), o.rounds)});
+    if (o.calibration.empty()) return;
+    WprojCalibrationText calibration;
+    calibration.text.file = o.calibration;
+    calibration.text.documents = o.calibration_documents;
+    calibration.held_out = o.held_out;
+    const uint32_t slots = wproj_slots_of(o.recipe.groups);
+    WprojBuilder weighed(o.engine, calibration, slots, step);
+    calibration.attention_metric = false;
+    WprojBuilder plain(o.engine, calibration, slots, step);
+    const uint64_t dense_bytes = dense_bytes_of(plain.model(), slots);
+    const auto add = [&](const std::string& name, const std::string& family, double share, const WprojRecipe& recipe,
+                         bool sensitivities) {
+        const WprojSolveOptions options = solve_options(recipe, plain.model().info.embedding, dense_bytes);
+        WprojBuilder& builder = sensitivities ? weighed : plain;
+        const double power = sensitivities ? builder.choose_sensitivities(options) : 0;
+        entries.push_back({name, family, share, power, meter.measure(builder.build(options), o.rounds)});
+    };
+    for (double share : numbers_of(o.ranks))
+        for (const Variant& v : kEqual) {
+            WprojRecipe recipe = o.recipe;
+            recipe.solver = v.solver;
+            recipe.rank = strf("%g", share);
+            recipe.budget.clear();
+            recipe.basis_type = v.basis_type;
+            recipe.record_type = v.record_type;
+            recipe.bound = 0;
+            add(strf("%s, k/n = %g", v.family, share), v.family, share, recipe, v.sensitivities);
+        }
+    for (double share : numbers_of(o.budgets)) {
+        WprojRecipe recipe = o.recipe;
+        recipe.budget = strf("%.9g", share);
+        recipe.rank.clear();
+        if (share >= 1) recipe.budget = strf("%llu", static_cast<unsigned long long>(dense_bytes));
+        const std::string family = strf("allocated, %s Pt, %s", recipe.basis_type.c_str(), recipe.record_type.c_str());
+        add(strf("%s, %g of the bytes", family.c_str(), share), family, share, recipe, true);
+    }
+}
+
+void compare_caches(const Options& o, const Console& console) {
     ProgressBar bar(console, "comparing");
     const WprojStep step = [&](const std::string& what, uint64_t done, uint64_t total) {
         bar.update(done, total, what);
@@ -66,49 +108,17 @@ void compare_caches(Options o, const Console& console) {
         KvSpec f16;
         f16.k_format = f16.v_format = KEEL_KV_F16;
         KvRun run(o.engine, f16, tokens);
-        meter = std::make_unique<WprojMeter>(
-            o.engine, tokenize_documents(run.model().engine, o.text.file, o.text.documents, tokens + 1));
+        std::vector<uint32_t> sources;
+        std::vector<std::vector<int32_t>> documents =
+            tokenize_documents(run.model().engine, o.text.file, o.text.documents, tokens + 1, true, &sources);
+        meter = std::make_unique<WprojMeter>(o.engine, std::move(documents), std::move(sources));
     }
-    for (const std::string& path : o.caches) {
-        entries.push_back({path, path, 0, 0, meter->measure_file(*open_file(path).get(), o.rounds)});
-    }
-    if (!o.calibration.empty()) {
-        WprojCalibrationText calibration;
-        calibration.text.file = o.calibration;
-        calibration.text.documents = o.calibration_documents;
-        calibration.held_out = o.held_out;
-        const uint32_t slots = wproj_slots_of(o.recipe.groups);
-        WprojBuilder weighed(o.engine, calibration, slots, step);
-        calibration.attention_metric = false;
-        WprojBuilder plain(o.engine, calibration, slots, step);
-        const uint64_t dense_bytes = dense_bytes_of(plain.model(), slots);
-        const auto add = [&](const std::string& name, const std::string& family, double share,
-                             const WprojRecipe& recipe, bool sensitivities) {
-            const WprojSolveOptions options = solve_options(recipe, plain.model().info.embedding, dense_bytes);
-            WprojBuilder& builder = sensitivities ? weighed : plain;
-            const double power = sensitivities ? builder.choose_sensitivities(options) : 0;
-            entries.push_back({name, family, share, power, meter->measure(builder.build(options), o.rounds)});
-        };
-        for (double share : numbers_of(o.ranks))
-            for (const Variant& v : kEqual) {
-                WprojRecipe recipe = o.recipe;
-                recipe.solver = v.solver;
-                recipe.rank = strf("%g", share);
-                recipe.budget.clear();
-                recipe.basis_type = v.basis_type;
-                recipe.record_type = v.record_type;
-                recipe.bound = 0;
-                add(strf("%s, k/n = %g", v.family, share), v.family, share, recipe, v.sensitivities);
-            }
-        for (double share : numbers_of(o.budgets)) {
-            WprojRecipe recipe = o.recipe;
-            recipe.budget = strf("%.9g", share);
-            recipe.rank.clear();
-            if (share >= 1) recipe.budget = strf("%llu", static_cast<unsigned long long>(dense_bytes));
-            const std::string family =
-                strf("allocated, %s Pt, %s", recipe.basis_type.c_str(), recipe.record_type.c_str());
-            add(strf("%s, %g of the bytes", family.c_str(), share), family, share, recipe, true);
-        }
+    try {
+        measure_entries(o, *meter, step, entries);
+    } catch (const ToolError& error) {
+        // Whole entries that were measured before Ctrl-C are a result; the exit code says that more were asked for.
+        if (error.exit_code != kExitCancelled || entries.empty()) throw;
+        fprintf(stderr, "stopped by Ctrl-C after %zu of the caches\n", entries.size());
     }
     if (entries.empty())
         throw ToolError(kExitUsage, "nothing to compare: name caches, or --calibration with --ranks or --budgets");
@@ -152,7 +162,7 @@ void compare_caches(Options o, const Console& console) {
         "activations in f32\n\n",
         o.engine.model.c_str(), o.text.file.c_str(), static_cast<unsigned long long>(meter->tokens()),
         meter->references().size(), exp(nll), human_bytes(dense_bytes).c_str(),
-        entries[0].reading.score.by_document() ? "documents" : "blocks of 64 tokens");
+        entries[0].reading.score.by_document() ? "sources of documents" : "blocks of 64 tokens of one source");
     Table table({"cache", "factors", "their bytes", "bytes/token", "of dense", "PPL %", "95 % interval", "KL",
                  "top-1 %", "tok/s", "of dense"});
     for (const Entry& e : entries) {

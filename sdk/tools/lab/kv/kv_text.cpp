@@ -1,5 +1,6 @@
 #include "sdk/tools/lab/kv/kv_text.h"
 
+#include "sdk/core/hash.h"
 #include "sdk/tools/common/text_documents.h"
 
 namespace keel::tools {
@@ -28,6 +29,12 @@ std::vector<std::vector<int32_t>> tokenize_documents(const Engine& engine, const
     }
     if (all.empty()) throw ToolError(kExitRuntime, file + " has too few tokens");
     return all;
+}
+
+uint64_t hash_ids(uint64_t hash, const std::vector<int32_t>& ids) {
+    const uint64_t count = ids.size();
+    hash = hash_update(hash, reinterpret_cast<const char*>(&count), sizeof count);
+    return hash_update(hash, reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof ids[0]);
 }
 
 std::vector<int32_t> chat_prompt(const Engine& engine, const std::string& text) {

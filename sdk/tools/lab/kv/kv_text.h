@@ -29,6 +29,9 @@ std::vector<std::vector<int32_t>> tokenize_documents(const Engine& engine, const
                                                      std::vector<uint32_t>* sources = nullptr,
                                                      std::vector<std::string>* kinds = nullptr);
 
+// Goes on with a hash by a document's ids and their number: the same tokens cut elsewhere are another text.
+uint64_t hash_ids(uint64_t hash, const std::vector<int32_t>& ids);
+
 // A user's message in the model's template; the text itself where the model has none.
 std::vector<int32_t> chat_prompt(const Engine& engine, const std::string& text);
 

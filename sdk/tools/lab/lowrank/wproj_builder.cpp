@@ -16,12 +16,6 @@ namespace {
 
 constexpr uint32_t kHeldOutRows = 512;
 
-uint64_t hash_ids(uint64_t hash, const std::vector<int32_t>& ids) {
-    const uint64_t count = ids.size();
-    hash = hash_update(hash, reinterpret_cast<const char*>(&count), sizeof count);
-    return hash_update(hash, reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(int32_t));
-}
-
 void step(const WprojStep& step, const std::string& what, uint64_t done, uint64_t total) {
     if (step && step(what, done, total)) throw ToolError(kExitCancelled, "cancelled while " + what);
 }
@@ -56,8 +50,9 @@ void WprojBuilder::watch(const EngineOptions& engine, const WprojCalibrationText
     f16.k_format = f16.v_format = KEEL_KV_F16;
     const uint32_t tokens = tokens_within(text.text, lab_context(options));
     KvRun run(options, f16, tokens);
+    std::vector<uint32_t> sources;
     std::vector<std::vector<int32_t>> documents =
-        tokenize_documents(run.model().engine, text.text.file, text.text.documents, tokens);
+        tokenize_documents(run.model().engine, text.text.file, text.text.documents, tokens, true, &sources);
     if (documents.size() <= text.held_out)
         throw ToolError(kExitUsage, strf("%s has %zu documents, of which %u are to be held out", text.text.file.c_str(),
                                          documents.size(), text.held_out));
@@ -102,15 +97,18 @@ void WprojBuilder::watch(const EngineOptions& engine, const WprojCalibrationText
             if (columns[group])
                 moments_[layer][group] = std::make_unique<MomentSummary>(moments[layer][group]->summary());
     std::vector<std::vector<int32_t>> measured;
+    std::vector<uint32_t> measured_sources;
     uint64_t hash = kHashSeed;
     for (size_t d = calibrating; d < documents.size(); ++d) {
         documents[d].resize(std::min<size_t>(documents[d].size(), text.measured_tokens + 1));
         if (documents[d].size() < 2) continue;
         hash = hash_ids(hash, documents[d]);
         measured.push_back(std::move(documents[d]));
+        measured_sources.push_back(sources[d]);
     }
     measured_hash_ = hash_finish(hash);
-    if (!measured.empty()) meter_ = std::make_unique<WprojMeter>(options, std::move(measured));
+    if (!measured.empty())
+        meter_ = std::make_unique<WprojMeter>(options, std::move(measured), std::move(measured_sources));
 }
 
 WprojLayerInput WprojBuilder::input(uint32_t layer) {

@@ -18,8 +18,9 @@ KvSpec f16_rows() {
 
 }  // namespace
 
-WprojMeter::WprojMeter(EngineOptions options, std::vector<std::vector<int32_t>> documents)
-    : options_(std::move(options)) {
+WprojMeter::WprojMeter(EngineOptions options, std::vector<std::vector<int32_t>> documents,
+                       std::vector<uint32_t> sources)
+    : options_(std::move(options)), sources_(std::move(sources)) {
     options_.wproj.clear();
     options_.wproj_reader = nullptr;
     options_.low_rank = false;
@@ -57,12 +58,12 @@ WprojReading WprojMeter::measure_file(const keel_reader& reader, uint32_t rounds
     reading.dense_decode_bytes = run.plan().decode_bytes;
     reading.records = run.plan().low_rank_factors;
     reading.record_bytes = run.plan().low_rank_bytes;
-    for (const KvReference& reference : references_) {
+    for (size_t d = 0; d < references_.size(); ++d) {
         stop_if_interrupted();
-        run.forward(reference.input(), [&](size_t position, std::span<const float> logits) {
-            reading.score.add(compare(reference, position, logits));
+        run.forward(references_[d].input(), [&](size_t position, std::span<const float> logits) {
+            reading.score.add(compare(references_[d], position, logits));
         });
-        reading.score.end_document();
+        reading.score.end_document(sources_[d]);
     }
     if (rounds == 0) return reading;
     run.close();

@@ -21,8 +21,9 @@ struct WprojReading {
 
 class WprojMeter {
   public:
-    // documents: token ids. options: of the engine; its caches and variant are not used.
-    WprojMeter(EngineOptions options, std::vector<std::vector<int32_t>> documents);
+    // documents: token ids; sources: of each, as tokenize_documents numbers them. options: of the engine; its caches
+    // and variant are not used.
+    WprojMeter(EngineOptions options, std::vector<std::vector<int32_t>> documents, std::vector<uint32_t> sources);
 
     // rounds: decoding is timed so many times (64 tokens from position 128 on, dense and low-rank by turns); 0: not.
     WprojReading measure(const WprojImage& image, uint32_t rounds = 0);
@@ -36,6 +37,7 @@ class WprojMeter {
     EngineOptions options_, exact_;  // exact_: what the score is measured with
     uint32_t context_ = 0;
     std::vector<KvReference> references_;
+    std::vector<uint32_t> sources_;
 };
 
 }  // namespace keel::tools

@@ -133,13 +133,15 @@ WprojSolveOptions solve_options(const WprojRecipe& r, uint32_t columns, uint64_t
     return o;
 }
 
-uint64_t recipe_key(const WprojRecipe& r, const WprojSolveOptions& o, uint64_t fingerprint, uint64_t calibration_hash) {
-    const bool whitened = o.solver == WprojSolver::kWhitened;  // weight PCA knows neither sensitivities nor attention
+uint64_t recipe_key(const WprojRecipe& r, const WprojSolveOptions& o, uint64_t fingerprint, uint64_t calibration_hash,
+                    keel_activation activation) {
+    const bool whitened = o.solver == WprojSolver::kWhitened,  // weight PCA knows neither sensitivities nor attention
+        of_text = whitened || o.bound <= 1e300;
     // What else decides the contents stands in the solver's name.
     const std::string solver =
-        strf("%s groups=%s bound=%.9g sensitivities=%d attention=%d centred=%d massive=%d shared=%d", r.solver.c_str(),
-             r.groups.c_str(), o.bound, r.sensitivities && whitened, r.attention_metric && whitened, o.centred,
-             o.keep_massive, o.shared_basis);
+        strf("%s groups=%s bound=%.9g sensitivities=%d attention=%d centred=%d massive=%d shared=%d activations=%d",
+             r.solver.c_str(), r.groups.c_str(), o.bound, r.sensitivities && whitened, r.attention_metric && whitened,
+             o.centred, o.keep_massive, o.shared_basis, of_text ? static_cast<int>(activation) : 0);
     WprojKeyDesc desc = {};
     desc.format = r.published ? 1 : r.format;
     desc.fingerprint = fingerprint;
@@ -150,7 +152,7 @@ uint64_t recipe_key(const WprojRecipe& r, const WprojSolveOptions& o, uint64_t f
                       : o.rule == WprojRankRule::kBytes ? o.budget_bytes
                                                         : static_cast<uint64_t>(llround(o.budget_loss * 1e6));
     for (uint32_t set : o.configurations) desc.slots |= set;
-    desc.calibration_hash = o.solver == WprojSolver::kWeightPca && o.bound > 1e300 ? 0 : calibration_hash;
+    desc.calibration_hash = of_text ? calibration_hash : 0;
     desc.solver = solver.c_str();
     desc.solver_version = kSolverVersion;
     desc.basis_type = o.basis_type;

@@ -32,9 +32,9 @@ uint32_t factor_type(const std::string& name);
 // What the solver is asked for. columns: of Q, K and V's input; dense_bytes: of all slots as the model has them, for
 // shares.
 WprojSolveOptions solve_options(const WprojRecipe& recipe, uint32_t columns, uint64_t dense_bytes);
-// Of a cache by this recipe for this model and text.
+// Of a cache by this recipe for this model and text, which it computed with these activations.
 uint64_t recipe_key(const WprojRecipe& recipe, const WprojSolveOptions& options, uint64_t fingerprint,
-                    uint64_t calibration_hash);
+                    uint64_t calibration_hash, keel_activation activation);
 // Bytes of the model's tensors of these slots.
 uint64_t dense_bytes_of(const ModelFile& model, uint32_t slots);
 

@@ -93,8 +93,7 @@ struct Calibrator::State {
 
     uint64_t hash_of_text() const {
         uint64_t hash = kHashSeed;
-        for (const std::vector<int32_t>& ids : documents)
-            hash = hash_update(hash, reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof ids[0]);
+        for (const std::vector<int32_t>& ids : documents) hash = hash_ids(hash, ids);
         return hash_finish(hash);
     }
     // What is asked for, but for the step.

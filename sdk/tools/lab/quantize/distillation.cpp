@@ -101,8 +101,7 @@ class Distillation {
                 if (ids[0] == bos) windows_.back()[0] = bos;
             }
         uint64_t hash = kHashSeed;
-        for (const std::vector<int32_t>& ids : windows_)
-            hash = hash_update(hash, reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof ids[0]);
+        for (const std::vector<int32_t>& ids : windows_) hash = hash_ids(hash, ids);
         text_hash_ = hash_finish(hash);
         out_.matrices.resize(request.matrices.size());
     }
@@ -314,6 +313,7 @@ class Distillation {
         for (const auto& [weight, slot] : vectors_of(0))
             part(weight->value.data(), static_cast<size_t>(weight->value.size()) * sizeof(float));
         part(&next_, sizeof next_);
+        part(&out_.divergence, sizeof out_.divergence);
     }
     void write_work(const std::string& path, uint64_t layers) {
         if (path.empty()) return;

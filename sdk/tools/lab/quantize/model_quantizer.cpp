@@ -128,11 +128,15 @@ std::vector<QuantizedTensor> describe_quantized(const ModelFile& source, const Q
     return rows;
 }
 
-std::vector<QuantizedTensor> write_quantized(const ModelFile& source, const QuantizeRequest& request,
-                                             const std::string& path, const QuantizeProgress& progress) {
+void refuse_source(const ModelFile& source, const std::string& path) {
     std::error_code ignored;
     if (std::filesystem::equivalent(source.path, path, ignored))
         throw ToolError(kExitUsage, path + " is the file that is read");
+}
+
+std::vector<QuantizedTensor> write_quantized(const ModelFile& source, const QuantizeRequest& request,
+                                             const std::string& path, const QuantizeProgress& progress) {
+    refuse_source(source, path);
     const Gguf g = source.model->view();
     GgufWriter writer(g.alignment);
     const bool blocks = std::any_of(request.types.begin(), request.types.end(), is_quantized);

@@ -36,6 +36,9 @@ struct QuantizeRequest {
 // Done of all bytes that are read. Throws what stops the work.
 using QuantizeProgress = std::function<void(const std::string& tensor, uint64_t done, uint64_t total)>;
 
+// Throws ToolError where `path` is the source's own file.
+void refuse_source(const ModelFile& source, const std::string& path);
+
 // Writes `path`, which appears when it is complete. Takes memory for one tensor in its new type and for 64 MiB of
 // decoded values. Returns one row per matrix of the request. Throws ToolError: a value that is not finite, `path` being
 // the source's own file; and as AtomicFile.

@@ -72,6 +72,7 @@ WrittenModel write_within(const ModelFile& source, const QuantizeRequest& reques
     const double weights = static_cast<double>(row_step_weights(request));
     if (weights == 0) throw ToolError(kExitUsage, "no matrix becomes Q8_0, whose scales are what a budget decides");
     const std::string trial = path + ".trial";
+    refuse_source(source, trial);
     const RemovedAtTheEnd removed = {trial};
     const double slack = kSlack * weights / 8;
     // Of normal weights the bytes fall by an eighth of them for every doubling of the step.

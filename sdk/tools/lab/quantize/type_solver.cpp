@@ -103,13 +103,14 @@ SolvedTypes solve_types(const EngineOptions& options, const QuantizeRequest& req
         KvRun run(options, exact, context);
         for (std::vector<int32_t>& ids : tokenize_documents(run.model().engine, solver.text.file, solver.text.documents,
                                                             tokens_within(solver.text, context) + 1)) {
-            hash = hash_update(hash, reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof ids[0]);
+            hash = hash_ids(hash, ids);
             references.emplace_back(run, std::move(ids));
         }
     }
     out.text_hash = hash_finish(hash);
 
     const ModelFile source = open_model(options.model);
+    refuse_source(source, work_file);
     const RemovedAtTheEnd removed = {work_file};
     std::vector<std::vector<uint64_t>> bytes;
     std::vector<std::vector<double>> costs;
