@@ -291,6 +291,14 @@ keel_status check_coded(const keel_reader& coded, keel_error* error) {
     return TableCheck(coded, footer, error).run();
 }
 
+uint64_t coded_raw_bytes(const keel_reader& coded) {
+    CodedFooter footer;
+    CodedStretch first;
+    if (read_coded_footer(coded, &footer, nullptr) != KEEL_OK) return 0;
+    if (read_stored(coded, footer.stretches_at, &first, sizeof first) != KEEL_OK) return 0;
+    return first.type == kCodedRaw && first.begin == 0 ? first.end : 0;
+}
+
 keel_status find_stretch(const keel_reader& coded, const CodedFooter& footer, uint64_t offset, CodedStretch* out) {
     uint32_t low = 0, high = footer.stretch_count;  // the answer is in [low, high)
     while (high - low > 1) {

@@ -74,6 +74,8 @@ keel_status check_coded(const keel_reader& coded, keel_error* error);
 // The stretch that holds plain byte `offset`, below footer.plain_bytes. What was read once and is another now is
 // KEEL_E_FILE_READ, here and below: nothing else is asked of a file that may change.
 keel_status find_stretch(const keel_reader& coded, const CodedFooter& footer, uint64_t offset, CodedStretch* out);
+// Plain bytes at the beginning that are as they are; 0 where there is no table to say so.
+uint64_t coded_raw_bytes(const keel_reader& coded);
 // Its weight type, of one that is not raw, how many chunks it has, and the plain bytes of its chunk number `index`.
 uint32_t stretch_type(const CodedStretch& stretch);
 uint64_t stretch_chunks(const CodedStretch& stretch);

@@ -8,6 +8,7 @@
 #include "kernels/formats/repack.h"
 #include "sdk/core/hash.h"
 #include "sdk/core/status.h"
+#include "sdk/format/coded.h"
 
 namespace keel {
 namespace {
@@ -104,8 +105,16 @@ class HeaderScan {
     keel_status tensors(const Gguf& g, const GgufVisitor& visitor);
 
   private:
-    static uint64_t header_end(const keel_reader& reader, const keel_limits& limits) {
+    static uint64_t most_header_bytes(const keel_reader& reader, const keel_limits& limits) {
         return reader.size_bytes < limits.max_metadata_bytes ? reader.size_bytes : limits.max_metadata_bytes;
+    }
+    // Of a coded file, what is not coded: a header would be decoded anew for each of its values.
+    static uint64_t header_end(const keel_reader& reader, const keel_limits& limits) {
+        const uint64_t most = most_header_bytes(reader, limits),
+                       text = reader.text_bytes < most ? reader.text_bytes : most;
+        if (!reader.coded_bytes) return most;
+        const uint64_t raw = coded_raw_bytes(reader);
+        return raw < most - text ? text + raw : most;
     }
 
     keel_status counts(Gguf* g);
@@ -159,6 +168,8 @@ keel_status HeaderScan::over_limit(uint64_t offset, const char* limit, uint64_t 
 keel_status HeaderScan::check_room(uint64_t bytes) {
     if (bytes <= cursor_.remaining()) return KEEL_OK;
     const uint64_t at = cursor_.position();
+    if (reader_.coded_bytes && bytes <= most_header_bytes(reader_, limits_) - at)
+        return malformed(at, "entropy coded: only tensors may be");
     if (bytes <= reader_.size_bytes - at)
         return over_limit(at, "max_metadata_bytes", at + bytes, limits_.max_metadata_bytes);
     return malformed(at, "the file ends before this is complete");

@@ -18,9 +18,10 @@ namespace {
 constexpr uint32_t kMaxDepth = 24;
 constexpr uint32_t kMaxReferences = 64;
 constexpr uint32_t kMaxPatternBytes = 1024;
-constexpr uint32_t kMaxStrings = 1024;  // of one enum
-constexpr uint32_t kMaxLooks = 20000;   // at schemas, to see what they have in common
-constexpr uint32_t kMaxMerged = 16;     // schemas of one allOf
+constexpr uint32_t kMaxStrings = 1024;   // of one enum
+constexpr uint32_t kMaxLooks = 20000;    // at schemas, to see what they have in common
+constexpr uint64_t kMaxRead = 1u << 28;  // bytes, over and over
+constexpr uint32_t kMaxMerged = 16;      // schemas of one allOf
 
 // A stretch of the text.
 struct Span {
@@ -106,6 +107,7 @@ class SchemaReader {
     } references_[kMaxReferences] = {};
     uint32_t reference_count_ = 0;
     uint32_t looks_ = 0;
+    uint64_t read_ = 0;
     Span strings_[kMaxStrings];
 };
 
@@ -182,7 +184,9 @@ bool SchemaReader::next(size_t* at, Span* key, Span* value) {
         i = blanks(blanks(key->end) + 1);
     }
     *value = {i, skip_value(i)};
+    read_ += value->end - *at;
     *at = value->end;
+    if (read_ > kMaxRead) fail(i, "a schema that takes too long to read", KEEL_E_FILE_LIMIT);
     return ok();
 }
 

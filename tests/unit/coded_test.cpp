@@ -381,6 +381,17 @@ TEST_F(CodedTable, TablesThatMayNotBe) {
     damaged("all bytes alike", 0, static_cast<char>(255));
 }
 
+// It would be decoded anew for each of its values.
+TEST_F(CodedTable, AHeaderIsNotCoded) {
+    stretches[0].type = stretches[first_coded].type;
+    const std::vector<char> bad = with(footer);
+    const keel_reader r = reader(bad);
+    keel_model_info info = sized<keel_model_info>();
+    keel_error error = sized<keel_error>();
+    EXPECT_EQ(KEEL_E_FILE_FORMAT, keel_inspect(&r, nullptr, nullptr, 0, nullptr, &info, &error));
+    EXPECT_STREQ("entropy coded: only tensors may be", error.reason);
+}
+
 // A stretch up to the last byte there can be: no sum of its numbers may begin again at 0, where it has no chunks.
 TEST_F(CodedTable, AStretchWithoutEndIsRefused) {
     constexpr uint64_t kRaw = 4096;

@@ -139,6 +139,14 @@ TEST(Grammar, RefusalsNameThePlace) {
         EXPECT_STREQ(c.reason, grammar.error.reason) << c.text;
     }
     EXPECT_EQ(KEEL_E_FILE_LIMIT, Automaton(std::string(keel::kMaxGrammarBytes + 1, ' '), false).status);
+    // Schemas that are compared property by property, each with each.
+    std::string schema = "{\"$defs\":{\"a\":{\"properties\":{";
+    for (int i = 0; i < 1000; ++i) schema += "\"" + std::to_string(i) + "\":{},";
+    schema += "\"z\":{\"enum\":[]}},\"required\":[\"z\"]}},\"oneOf\":[{\"const\":1}";
+    for (int i = 0; i < 400; ++i) schema += ",{\"$ref\":\"#/$defs/a\"}";
+    const Automaton slow(schema + "]}", true);
+    EXPECT_EQ(KEEL_E_FILE_LIMIT, slow.status);
+    EXPECT_STREQ("a schema that takes too long to read", slow.error.reason);
 }
 
 // A grammar that needs a deeper stack, or more threads, than there are says so; it does not accept something else.
