@@ -17,9 +17,9 @@
 #include "sdk/tools/lab/lowrank/activation_moments.h"
 #include "sdk/tools/lab/lowrank/lowrank_error.h"
 #include "sdk/tools/lab/lowrank/rank_allocation.h"
-#include "sdk/tools/lab/lowrank/symmetric_top.h"
 #include "sdk/tools/lab/lowrank/weight_pca.h"
 #include "sdk/tools/lab/lowrank/whitened.h"
+#include "sdk/tools/lab/quantize/symmetric_top.h"
 
 namespace keel::tools {
 namespace {

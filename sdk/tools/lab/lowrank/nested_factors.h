@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "sdk/tools/lab/lowrank/activation_moments.h"
-#include "sdk/tools/lab/lowrank/symmetric_top.h"
+#include "sdk/tools/lab/quantize/symmetric_top.h"
 
 namespace keel::tools {
 

@@ -11,7 +11,7 @@
 
 #include "sdk/tools/files/wproj_image.h"
 #include "sdk/tools/lab/lowrank/activation_moments.h"
-#include "sdk/tools/lab/lowrank/symmetric_top.h"
+#include "sdk/tools/lab/quantize/symmetric_top.h"
 
 namespace keel::tools {
 

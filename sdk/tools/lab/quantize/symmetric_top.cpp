@@ -1,4 +1,4 @@
-#include "sdk/tools/lab/lowrank/symmetric_top.h"
+#include "sdk/tools/lab/quantize/symmetric_top.h"
 
 #include <Eigen/Eigenvalues>
 #include <Eigen/QR>
