@@ -364,6 +364,29 @@ expect "calibrated on a text" exits 0 calibrated
 expect "outputs are nearer than with nearest codes" bash -c "sed -n 's/.*\"output_error\(_nearest\)*\": \([-0-9.e]*\).*/\2/p' '$work/out' | awk 'NR % 2 { nearest = \$1; next } { n += \$1 < nearest } END { exit n != 3 }'"
 expect "the file says which text" bash -c "'$keel' inspect '$work/c.gguf' --metadata | grep -q 'keel.quantize.calibration_text'"
 expect "nothing else is left" [ ! -e "$work/c.gguf.calibrated" ]
+expect "channels scaled, and a correction" exits 0 calibrated --scaling --correction 4 --correction-output "$work/c.lora"
+expect "that brings errors down" bash -c "sed -n 's/.*\"output_error\(_corrected\)*\": \([-0-9.e]*\).*/\2/p' '$work/out' | awk 'NR % 2 { codes = \$1; next } { n += \$1 < codes } END { exit n != 3 }'"
+expect "by its bytes" [ "$(sed -n 's/^    "file_bytes": \([0-9]*\).*/\1/p' "$work/out")" = "$(stat -c %s "$work/c.lora")" ]
+expect "says what is not scaled" holds 'note: 7 inputs of ffn_down are not scaled, because ffn_' err
+expect "what adapters do is done" exits 0 "$keel" run "$work/c.gguf" --lora "$work/c.lora" --max-tokens 2
+expect "with the nearest codes, too" exits 0 calibrated --codes nearest --scaling
+expect "which alone need no text" exits 2 calibrated --codes nearest
+expect "codes of another kind" exits 2 calibrated --codes best
+expect "a correction without a file" exits 2 calibrated --correction 4
+expect "a file without a correction" exits 2 calibrated --correction-output "$work/x.lora"
+expect "a correction of nothing" exits 2 calibrated --correction 0 --correction-output "$work/x.lora"
+expect "of too much" exits 2 calibrated --correction 5000 --correction-output "$work/x.lora"
+expect "over the model" exits 2 calibrated --correction 4 --correction-output "$work/c.gguf"
+expect "over its source" exits 2 "$keel" quantize "$work/q4.gguf" "$work/x.gguf" --types "blk.0.ffn_up=Q3_K" --calibrate "$work/two.jsonl" --correction 4 --correction-output "$work/q4.gguf"
+expect "beside training" exits 2 calibrated --scaling --distill 1
+expect "of one grid a row" exits 2 calibrated --correction 4 --correction-output "$work/x.lora" --row-step 0.5
+expect "without a text" exits 2 "$keel" quantize "$model" "$work/x.gguf" --scaling
+expect "and nothing measured" exits 2 calibrated --scaling --dry-run
+expect "of an embedding alone" exits 2 "$keel" quantize "$model" "$work/x.gguf" --types "token_embd=Q8_0" --calibrate "$work/two.jsonl" --correction 4 --correction-output "$work/x.lora"
+expect "of an input whose readers are kept" exits 2 "$keel" quantize "$model" "$work/x.gguf" --types "blk.0.attn_q=Q4_0" --calibrate "$work/two.jsonl" --scaling
+expect "says why" holds 'nothing is scaled: .* keeps its type' err
+expect "nor of layers that share weights" exits 3 "$keel" quantize "$source/tests/data/wired/wired.gguf" "$work/x.gguf" --types "blk.*=Q4_0" --calibrate "$work/two.jsonl" --scaling
+expect "nothing is left of these" [ ! -e "$work/x.lora" -a ! -e "$work/x.gguf" ]
 expect "trellis codes" exits 0 "$keel" quantize "$model" "$work/t.gguf" --types "blk.*=WT3" --json
 error=$(sed -n '/blk.0.attn_k/,/relative_error/s/^ *"relative_error": \(0\.0[0-9][0-9]*\).*/\1/p' "$work/out" | head -1)
 expect "are as far from the weights as those are, ${error:-none}" awk "BEGIN { exit !(${error:-9} > 0.019 && ${error:-9} < 0.026) }"

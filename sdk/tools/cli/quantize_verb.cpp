@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <optional>
 #include <stdexcept>
 #include <thread>
@@ -18,6 +19,8 @@
 namespace keel::tools {
 namespace {
 
+constexpr char kGptqCodes[] = "gptq", kNearestCodes[] = "nearest";
+
 struct Options {
     std::string in, out, types;  // types: Q4_K_M where nothing else says them
     uint32_t threads = 0;
@@ -25,7 +28,9 @@ struct Options {
     std::string text, memory = "1G";  // of calibration
     uint32_t documents = 0, tokens = 512, sweeps = 2;
     double damping = 0.01;
-    bool own_order = false;
+    bool own_order = false, scaling = false;
+    std::string codes = kGptqCodes, correction_file;
+    uint32_t correction_rank = 0;
     uint32_t distill_steps = 0, last_steps = 60, distill_texts = 4;
     double distill_rate = 0.004;
     std::string tune, bytes;  // of solved types
@@ -36,10 +41,13 @@ struct Options {
     double row_step = 0;
     bool solves() const { return bits > 0 || !bytes.empty() || loss > 0 || (budget && !tune.empty()); }
     bool fits_steps() const { return budget && tune.empty(); }
+    bool corrects() const { return correction_rank > 0; }
 };
-// Output errors of calibrated matrices, by number; of the others zeros.
-struct OutputErrors {
-    double nearest = 0, calibrated = 0;
+// Of calibrated matrices, by number; of the others zeros.
+struct CalibratedReport {
+    double nearest_error = 0, error = 0, scaling = 0;  // output errors, and the power of channel scales
+    uint32_t rank = 0;                                 // of a correction
+    double corrected_error = 0;
 };
 
 constexpr char kUsualTypes[] = "Q4_K_M";
@@ -63,7 +71,7 @@ struct Sums {
 };
 
 Json report_json(const Options& o, const ModelFile& source, const std::vector<QuantizedTensor>& tensors,
-                 const std::vector<OutputErrors>& errors) {
+                 const std::vector<CalibratedReport>& calibrated) {
     const Sums sums(tensors);
     Json rows = Json::array();
     for (size_t i = 0; i < tensors.size(); ++i) {
@@ -76,9 +84,14 @@ Json report_json(const Options& o, const ModelFile& source, const std::vector<Qu
                         {"bytes_before", t.bytes_before},
                         {"bytes", t.bytes},
                         {"relative_error", t.relative_error}});
-        if (errors.empty() || errors[i].nearest == 0) continue;
-        rows.back()["output_error_nearest"] = errors[i].nearest;
-        rows.back()["output_error"] = errors[i].calibrated;
+        if (calibrated.empty() || calibrated[i].nearest_error == 0) continue;
+        const CalibratedReport& c = calibrated[i];
+        rows.back()["output_error_nearest"] = c.nearest_error;
+        rows.back()["output_error"] = c.error;
+        if (o.scaling) rows.back()["scaling"] = c.scaling;
+        if (c.rank == 0) continue;
+        rows.back()["correction_rank"] = c.rank;
+        rows.back()["output_error_corrected"] = c.corrected_error;
     }
     return {{"in", o.in},
             {"out", o.out},
@@ -95,9 +108,11 @@ Json report_json(const Options& o, const ModelFile& source, const std::vector<Qu
 }
 
 void print_report(const Options& o, const ModelFile& source, const std::vector<QuantizedTensor>& tensors,
-                  const std::vector<OutputErrors>& errors) {
+                  const std::vector<CalibratedReport>& calibrated) {
     std::vector<std::string> head = {"tensor", "rows", "columns", "from", "to", "bytes", "bits", "relative error"};
-    if (!errors.empty()) head.insert(head.end(), {"output error, nearest", "calibrated"});
+    if (!calibrated.empty()) head.insert(head.end(), {"output error, nearest", "calibrated"});
+    if (!calibrated.empty() && o.scaling) head.push_back("scaling");
+    if (!calibrated.empty() && o.corrects()) head.push_back("corrected");
     Table table(head);
     for (size_t i = 0; i < tensors.size(); ++i) {
         const QuantizedTensor& t = tensors[i];
@@ -110,12 +125,13 @@ void print_report(const Options& o, const ModelFile& source, const std::vector<Q
             human_bytes(t.bytes),
             strf("%.3f", 8.0 * static_cast<double>(t.bytes) / static_cast<double>(t.rows * t.columns)),
             t.from == t.to || o.dry_run ? "" : strf("%.6f", t.relative_error)};
-        if (!errors.empty() && errors[i].nearest > 0) {
-            row.push_back(strf("%.6f", errors[i].nearest));
-            row.push_back(strf("%.6f", errors[i].calibrated));
-        } else if (!errors.empty()) {
-            row.insert(row.end(), {"", ""});
+        if (!calibrated.empty() && calibrated[i].nearest_error > 0) {
+            const CalibratedReport& c = calibrated[i];
+            row.insert(row.end(), {strf("%.6f", c.nearest_error), strf("%.6f", c.error)});
+            if (o.scaling) row.push_back(strf("%g", c.scaling));
+            if (o.corrects()) row.push_back(c.rank ? strf("%.6f", c.corrected_error) : "");
         }
+        row.resize(head.size());
         table.add(row);
     }
     const Sums sums(tensors);
@@ -192,6 +208,9 @@ class Calibration {
         options.text = {o.text, o.documents, o.tokens};
         options.moment_bytes = parse_bytes(o.memory);
         options.gptq = {o.damping, !o.own_order, o.sweeps, request.threads};
+        options.nearest_codes = o.codes == kNearestCodes;
+        options.scaling = o.scaling;
+        options.correction_rank = o.correction_rank;
         const CalibrationProgress show = [this](const std::string& what, uint64_t done, uint64_t total) {
             bar_.update(done, total, what);
         };
@@ -204,6 +223,7 @@ class Calibration {
         }
         calibrator_ = std::make_unique<Calibrator>(engine, request, options, work_, show);
         text_hash = calibrator_->text_hash();
+        not_scaled = calibrator_->not_scaled();
 #else
         (void)request;
         throw ToolError(kExitUsage,
@@ -217,9 +237,26 @@ class Calibration {
         const std::vector<CalibratedMatrix>& matrices =
             distilled_ ? distilled_->matrices : calibrator_->matrices(row_step);
         if (distilled_) request->changed = distilled_->vectors;
+        if (calibrator_) calibrator_->use_scales(request);
         request->quantize = [&matrices](size_t matrix) { return matrices[matrix].bytes; };
-        errors.clear();
-        for (const CalibratedMatrix& m : matrices) errors.push_back({m.nearest_error, m.error});
+        report.clear();
+        for (const CalibratedMatrix& m : matrices)
+            report.push_back({m.nearest_error, m.error, m.scaling, m.correction.rank, m.corrected_error});
+#endif
+    }
+    // Of what is used. Returns the bytes of the file.
+    uint64_t write_corrections(const std::string& path, const ModelFile& source, const QuantizeRequest& request) {
+        (void)path, (void)source, (void)request;
+#ifdef KEEL_HAVE_CALIBRATION
+        const std::vector<CalibratedMatrix>& matrices = calibrator_->matrices();
+        std::vector<CorrectedTensor> tensors;
+        for (size_t i = 0; i < matrices.size(); ++i)
+            if (matrices[i].correction.rank)
+                tensors.push_back({request.matrices[i].name, request.matrices[i].rows, request.matrices[i].columns,
+                                   &matrices[i].correction});
+        return write_correction(path, source.info.architecture, request.notes, tensors);
+#else
+        return 0;
 #endif
     }
     // Work done that nobody needs any more.
@@ -228,8 +265,9 @@ class Calibration {
     }
 
     uint64_t text_hash = 0;
-    std::vector<OutputErrors> errors;  // of what is used
-    double distilled_kl = 0;           // on the text
+    std::vector<std::string> not_scaled;   // a line for each reason
+    std::vector<CalibratedReport> report;  // of what is used
+    double distilled_kl = 0;               // on the text
 
   private:
     const std::string work_;
@@ -240,12 +278,25 @@ class Calibration {
 #endif
 };
 
+bool changes_layers(const QuantizeRequest& request) {
+    for (size_t i = 0; i < request.matrices.size(); ++i)
+        if (request.types[i] != request.matrices[i].type && request.matrices[i].slot > kLastGlobalSlot) return true;
+    return false;
+}
+
 // What the options say together.
 void check_options(const Options& o) {
     if (!o.tune.empty() && !o.solves())
         throw ToolError(kExitUsage, "--tune is for --bits, --bytes, --loss or --budget");
     if (o.dry_run && (o.solves() || o.budget))
         throw ToolError(kExitUsage, "--dry-run measures nothing, which --bits, --bytes, --loss and --budget need");
+    if (o.dry_run && (o.scaling || o.corrects()))
+        throw ToolError(kExitUsage, "--dry-run measures nothing, which --scaling and --correction need");
+    if (o.codes == kNearestCodes && !o.scaling && !o.corrects())
+        throw ToolError(kExitUsage, "--codes nearest leaves a text nothing to decide but --scaling or --correction");
+    std::error_code ignored;
+    if (o.corrects() && (o.correction_file == o.out || std::filesystem::equivalent(o.correction_file, o.in, ignored)))
+        throw ToolError(kExitUsage, o.correction_file + " is another file of this command");
 }
 
 int quantize(const Options& o, const Console& console) try {
@@ -267,10 +318,13 @@ int quantize(const Options& o, const Console& console) try {
         predicted_loss = solve(
             o, console, rules ? rules->undecided(request.matrices) : std::vector<bool>(request.matrices.size(), true),
             &request);
+    if (o.corrects() && !changes_layers(request))
+        throw ToolError(kExitUsage, "no matrix of a layer changes its type, which --correction is for");
     std::optional<Calibration> calibration;
-    if (!o.text.empty())
+    if (!o.text.empty() && o.codes == kGptqCodes)
         request.notes[1].second = strf("GPTQ, damping %g, %s, %u sweeps", o.damping,
                                        o.own_order ? "columns in order" : "activation order", o.sweeps);
+    if (o.scaling) request.notes[1].second += ", channels scaled";
     if (o.distill_steps)
         request.notes[1].second += strf(", %u steps of distillation at %g a site", o.distill_steps, o.distill_rate);
     if (o.row_step > 0 || o.fits_steps())
@@ -309,8 +363,11 @@ int quantize(const Options& o, const Console& console) try {
             source, request, o.out,
             [&](const std::string& tensor, uint64_t done, uint64_t total) { bar.update(done, total, tensor); });
     }
+    uint64_t correction_bytes = 0;
+    if (o.corrects()) correction_bytes = calibration->write_corrections(o.correction_file, source, request);
     if (calibration) calibration->forget();
-    const std::vector<OutputErrors> errors = calibration ? calibration->errors : std::vector<OutputErrors>();
+    const std::vector<CalibratedReport> calibrated =
+        calibration ? calibration->report : std::vector<CalibratedReport>();
     const ByteBudget budget = budget_of(o.budget, o.code);
     const uint64_t packed = o.budget ? packed_bytes(o.out) : 0;
     if (budget.code + packed > budget.bytes && packed) {
@@ -322,11 +379,16 @@ int quantize(const Options& o, const Console& console) try {
                 "warning: %llu matrices of %s are quantized already: what they lost is not measured here and stays "
                 "lost\n",
                 static_cast<unsigned long long>(twice), o.in.c_str());
+    if (calibration)
+        for (const std::string& line : calibration->not_scaled) fprintf(stderr, "note: %s\n", line.c_str());
     if (console.json) {
-        Json report = report_json(o, source, tensors, errors);
+        Json report = report_json(o, source, tensors, calibrated);
         if (o.solves()) report["predicted_kl"] = predicted_loss;
         if (o.distill_steps && calibration) report["distilled_kl"] = calibration->distilled_kl;
         if (step > 0) report["row_step"] = step;
+        if (o.corrects())
+            report["correction"] = {
+                {"file", o.correction_file}, {"rank", o.correction_rank}, {"file_bytes", correction_bytes}};
         if (packed)
             report["budget"] = {{"bytes", budget.bytes},
                                 {"code_bytes", budget.code},
@@ -334,10 +396,14 @@ int quantize(const Options& o, const Console& console) try {
                                 {"codec", budget_codec_name()}};
         print_json(report);
     } else {
-        print_report(o, source, tensors, errors);
+        print_report(o, source, tensors, calibrated);
         if (o.solves()) printf("predicted KL   %.6f nats per token, with nearest codes\n", predicted_loss);
         if (o.distill_steps && calibration)
             printf("distilled KL   %.6f nats per token, on the calibration text\n", calibration->distilled_kl);
+        if (o.corrects())
+            printf("correction     %s beside it, rank %u, %s: use it with --lora %s\n",
+                   human_bytes(correction_bytes).c_str(), o.correction_rank, o.correction_file.c_str(),
+                   o.correction_file.c_str());
         if (step > 0) printf("grid           %.5f standard deviations of a row to a step\n", step);
         if (packed)
             printf("budget         %s, packed with --codec %s\n", budget_text(budget, packed).c_str(),
@@ -358,6 +424,8 @@ void add_quantize_verb(Verb app, Console& console) {
         "  keel quantize model-f16.gguf model.gguf --types Q4_K,token_embd=Q6_K,blk.0.*=keep\n"
         "  keel quantize model-f16.gguf model.gguf --types Q4_K_M --calibrate text.jsonl\n"
         "  keel quantize model-f16.gguf model.gguf --types WT3,token_embd=Q4_K --calibrate text.jsonl --distill 10\n"
+        "  keel quantize model-f16.gguf model.gguf --types Q4_0 --calibrate text.jsonl --correction 8 "
+        "--correction-output lost.gguf\n"
         "  keel quantize model-f16.gguf model.gguf --bits 4.5 --tune other.jsonl\n"
         "  keel quantize model-f16.gguf model.gguf --types Q8_0 --budget 16000000 --code keel\n"
         "  keel quantize model-f16.gguf /dev/null --types Q8_0 --dry-run --json");
@@ -397,6 +465,33 @@ void add_quantize_verb(Verb app, Console& console) {
     verb.add_flag("--own-order", o->own_order, "columns in their own order, not by activation")
         .needs(text)
         .group("Calibration");
+    const VerbOption scaling =
+        verb.add_flag("--scaling", o->scaling,
+                      "columns of large activations are coded larger, and what makes those divided (AWQ): the same "
+                      "tensors and bytes. Adapters made for the source do not fit such a model")
+            .needs(text)
+            .excludes(distill)
+            .group("Calibration");
+    const VerbOption correction =
+        verb.add_option("--correction", o->correction_rank,
+                        "rank of what is added to each matrix of a layer for what its codes lose: an adapter of F16 "
+                        "matrices, used with --lora")
+            .range(1, 4096)
+            .needs(text)
+            .excludes(distill)
+            .group("Calibration");
+    const VerbOption correction_file = verb.add_option("--correction-output", o->correction_file, "file of the adapter")
+                                           .needs(correction)
+                                           .group("Calibration");
+    VerbOption(correction).needs(correction_file);
+    verb.add_option("--codes", o->codes,
+                    "gptq, or nearest: those that the matrices have without a text, which then decides scaling and "
+                    "correction alone")
+        .capture_default_str()
+        .one_of({kGptqCodes, kNearestCodes})
+        .needs(text)
+        .excludes(distill)
+        .group("Calibration");
     const VerbOption tune = verb.add_option("--tune", o->tune,
                                             "a text as for --calibrate, another one: how much the predictions on it "
                                             "suffer from each matrix is measured")
@@ -420,6 +515,8 @@ void add_quantize_verb(Verb app, Console& console) {
             .excludes(bytes)
             .excludes(loss)
             .excludes(distill)
+            .excludes(scaling)
+            .excludes(correction)
             .group("Types under a bound");
     verb.add_option("--code", o->code, "a file of the code that the budget pays for")
         .expected(1)
@@ -431,6 +528,8 @@ void add_quantize_verb(Verb app, Console& console) {
                     "few bytes when packed with --codec auto, not in memory")
         .range(kSmallestRowStep, kLargestRowStep)
         .excludes(distill)
+        .excludes(scaling)
+        .excludes(correction)
         .excludes(budget)
         .group("Types under a bound");
     bound("--tune-documents", o->tune_documents, "the first N documents of it").capture_default_str();

@@ -18,7 +18,7 @@ namespace {
 // Block and input.
 using Site = std::pair<uint32_t, uint32_t>;
 
-// Finished matrices, one record after the other: key, matrix, step, bytes, errors, data, hash of all that. A record
+// Finished matrices, one record after the other: key, matrix, step, sizes, errors, data, hash of all that. A record
 // that is not whole, or of another key, ends the file.
 class WorkFile {
   public:
@@ -32,13 +32,13 @@ class WorkFile {
         long whole = 0;
         Head head;
         while (fread(&head, sizeof head, 1, file) == 1 && head.key == key_ && head.matrix < out->size() &&
-               head.bytes < kMostBytes) {
-            std::vector<uint8_t> data(head.bytes);
+               std::max({head.bytes, head.scales, head.a, head.b}) < kMostBytes) {
+            std::vector<uint8_t> data(head.bytes + head.scales + head.a + head.b);
             uint64_t hash = 0;
             if (fread(data.data(), 1, data.size(), file) != data.size() || fread(&hash, sizeof hash, 1, file) != 1 ||
                 hash != hash_of(head, data))
                 break;
-            if (wanted(head.matrix, head.step)) (*out)[head.matrix] = {std::move(data), head.nearest_error, head.error};
+            if (wanted(head.matrix, head.step)) (*out)[head.matrix] = matrix_of(head, data);
             whole = ftell(file);
         }
         fclose(file);
@@ -48,22 +48,55 @@ class WorkFile {
         if (path_.empty()) return;
         FILE* const file = fopen(path_.c_str(), kept_ ? "r+b" : "wb");
         if (!file) throw ToolError(kExitFile, "cannot write " + path_);
-        const Head head = {key_, matrix, m.bytes.size(), step, m.nearest_error, m.error};
-        const uint64_t hash = hash_of(head, m.bytes);
-        const bool written = fseek(file, static_cast<long>(kept_), SEEK_SET) == 0 &&
-                             fwrite(&head, sizeof head, 1, file) == 1 &&
-                             fwrite(m.bytes.data(), 1, m.bytes.size(), file) == m.bytes.size() &&
-                             fwrite(&hash, sizeof hash, 1, file) == 1;
+        const Head head = {key_,
+                           matrix,
+                           m.bytes.size(),
+                           m.scales.size() * sizeof(float),
+                           m.correction.a.size(),
+                           m.correction.b.size(),
+                           m.correction.rank,
+                           step,
+                           m.nearest_error,
+                           m.error,
+                           m.scaling,
+                           m.corrected_error};
+        std::vector<uint8_t> data = m.bytes;
+        data.resize(head.bytes + head.scales);
+        if (head.scales) memcpy(&data[head.bytes], m.scales.data(), head.scales);
+        data.insert(data.end(), m.correction.a.begin(), m.correction.a.end());
+        data.insert(data.end(), m.correction.b.begin(), m.correction.b.end());
+        const uint64_t hash = hash_of(head, data);
+        const bool written =
+            fseek(file, static_cast<long>(kept_), SEEK_SET) == 0 && fwrite(&head, sizeof head, 1, file) == 1 &&
+            fwrite(data.data(), 1, data.size(), file) == data.size() && fwrite(&hash, sizeof hash, 1, file) == 1;
         if (fclose(file) != 0 || !written) throw ToolError(kExitFile, "cannot write " + path_);
-        kept_ += sizeof head + m.bytes.size() + sizeof hash;
+        kept_ += sizeof head + data.size() + sizeof hash;
     }
 
   private:
     static constexpr uint64_t kMostBytes = uint64_t{1} << 40;
     struct Head {
-        uint64_t key, matrix, bytes;
-        double step, nearest_error, error;
+        uint64_t key, matrix, bytes, scales, a, b, rank;  // bytes to b: of each part of the data
+        double step, nearest_error, error, scaling, corrected_error;
     };
+    static CalibratedMatrix matrix_of(const Head& head, const std::vector<uint8_t>& data) {
+        auto part = [at = data.begin()](uint64_t bytes) mutable {
+            const auto begin = at;
+            at += static_cast<ptrdiff_t>(bytes);
+            return std::vector<uint8_t>(begin, at);
+        };
+        CalibratedMatrix m;
+        m.bytes = part(head.bytes);
+        const std::vector<uint8_t> scales = part(head.scales);
+        m.scales.resize(scales.size() / sizeof(float));
+        if (!scales.empty()) memcpy(m.scales.data(), scales.data(), scales.size());
+        m.correction = {static_cast<uint32_t>(head.rank), part(head.a), part(head.b)};
+        m.nearest_error = head.nearest_error;
+        m.error = head.error;
+        m.scaling = head.scaling;
+        m.corrected_error = head.corrected_error;
+        return m;
+    }
     static uint64_t hash_of(const Head& head, const std::vector<uint8_t>& data) {
         char text[sizeof head];
         memcpy(text, &head, sizeof head);
@@ -89,7 +122,11 @@ struct Calibrator::State {
                                        tokens_within(options.text, lab_context(engine)))),
           text_hash(hash_of_text()),
           work(work_file, key()),
-          out(request.matrices.size()) {}
+          out(request.matrices.size()) {
+        if (!calibration.scaling) return;
+        folds = channel_folds(file, request, &not_scaled);
+        if (folds.empty()) throw ToolError(kExitUsage, "nothing is scaled: " + not_scaled[0]);
+    }
 
     uint64_t hash_of_text() const {
         uint64_t hash = kHashSeed;
@@ -101,6 +138,9 @@ struct Calibrator::State {
         std::string text = strf("%016llx %016llx %.17g %d %u", static_cast<unsigned long long>(file.info.fingerprint),
                                 static_cast<unsigned long long>(text_hash), calibration.gptq.damping,
                                 calibration.gptq.activation_order, calibration.gptq.sweeps);
+        if (calibration.nearest_codes) text += " nearest";
+        if (calibration.scaling) text += " scaled";
+        if (calibration.correction_rank) text += strf(" correction %u", calibration.correction_rank);
         for (const uint32_t type : request.types) text += ' ' + std::to_string(type);
         return hash64(text.data(), text.size());
     }
@@ -113,11 +153,20 @@ struct Calibrator::State {
     bool multiplies(size_t i, Site site) const {
         return input(i) == site.second && (site.second == kHeadInput || request.matrices[i].layer == site.first);
     }
-    void finish(size_t i, SiteCoder* coder) {
-        const ModelMatrix& m = request.matrices[i];
-        out[i] = coder->code(request.types[i], matrix_values(file, m), m.columns, step_of(i));
+    std::vector<float> values_of(size_t i) const {
+        std::vector<float> values = matrix_values(file, request.matrices[i]);
+        scale_rows(folds, i, request.matrices[i].columns, 0, values);
+        return values;
+    }
+    CalibratedMatrix coded(size_t i, SiteCoder* coder) const {
+        return coder->code(request.types[i], values_of(i), request.matrices[i].columns, step_of(i));
+    }
+    void finish(size_t i, CalibratedMatrix matrix) {
+        out[i] = std::move(matrix);
         work.append(i, step_of(i), out[i]);
     }
+    SiteCoder scaled_best(ChannelFold* fold, const SecondMoment& moment, const std::vector<size_t>& matrices,
+                          std::vector<CalibratedMatrix>* best) const;
     void finish_site(Site site, SecondMoment moment, bool keep, uint64_t done, uint64_t total);
     void take_step(double step);
     void read_text();
@@ -134,17 +183,66 @@ struct Calibrator::State {
     double row_step = 0;  // of `out`
     std::vector<CalibratedMatrix> out;
     std::map<Site, SiteCoder> kept;  // of what matrices with steps multiply
+    std::vector<ChannelFold> folds;
+    std::vector<std::string> not_scaled;
 };
+
+// The scales of least sum of errors over the matrices, and their codes with these.
+SiteCoder Calibrator::State::scaled_best(ChannelFold* fold, const SecondMoment& moment,
+                                         const std::vector<size_t>& matrices,
+                                         std::vector<CalibratedMatrix>* best) const {
+    const Eigen::MatrixXd mean = moment.mean();
+    std::optional<SiteCoder> best_coder;
+    double least = 0;
+    std::vector<float> scales;
+    for (const double power : kScalingPowers) {
+        fold->scales = power > 0 ? channel_scales(*fold, mean, power) : std::vector<float>();
+        SiteCoder coder(power > 0 ? moment.divided(column_scales(*fold)) : moment, calibration.gptq,
+                        calibration.nearest_codes);
+        std::vector<CalibratedMatrix> now;
+        double error = 0;
+        for (const size_t i : matrices) {
+            now.push_back(coded(i, &coder));
+            now.back().scales = fold->scales;
+            now.back().scaling = power;
+            if (power > 0) now.back().nearest_error = (*best)[now.size() - 1].nearest_error;
+            error += now.back().error;
+        }
+        if (best_coder && error >= least) continue;
+        least = error;
+        *best = std::move(now);
+        scales = fold->scales;
+        best_coder.emplace(std::move(coder));
+    }
+    fold->scales = std::move(scales);
+    return std::move(*best_coder);
+}
 
 // All matrices that multiply this.
 void Calibrator::State::finish_site(Site site, SecondMoment moment, bool keep, uint64_t done, uint64_t total) {
-    SiteCoder coder(std::move(moment), calibration.gptq);
+    const auto fold =
+        std::find_if(folds.begin(), folds.end(), [&](const ChannelFold& f) { return Site(f.block, f.site) == site; });
+    std::vector<size_t> matrices;
     bool steps = false;
     for (size_t i = 0; i < request.matrices.size(); ++i) {
         if (!wanted(i) || !multiplies(i, site)) continue;
-        progress(request.matrices[i].name, done, total);
-        finish(i, &coder);
+        matrices.push_back(i);
         steps = steps || step_of(i) > 0;
+    }
+    if (matrices.empty()) return;
+    std::vector<CalibratedMatrix> best;
+    progress(request.matrices[matrices[0]].name, done, total);
+    if (fold != folds.end()) matrices = fold->readers;  // together, also where some of them are done
+    SiteCoder coder = fold != folds.end() ? scaled_best(&*fold, moment, matrices, &best)
+                                          : SiteCoder(std::move(moment), calibration.gptq, calibration.nearest_codes);
+    for (size_t k = 0; k < matrices.size(); ++k) {
+        const size_t i = matrices[k];
+        const ModelMatrix& m = request.matrices[i];
+        if (k > 0) progress(m.name, done, total);
+        CalibratedMatrix matrix = best.empty() ? coded(i, &coder) : std::move(best[k]);
+        if (calibration.correction_rank && site.second < kHeadInput)
+            coder.correct(request.types[i], values_of(i), m.columns, calibration.correction_rank, &matrix);
+        finish(i, std::move(matrix));
     }
     if (!keep || !steps) return;
     coder.keep_scalar_codes();
@@ -157,11 +255,12 @@ void Calibrator::State::take_step(double step) {
         if (has_steps(i) && step != row_step) out[i] = {};
     row_step = step;
     work.load(&out, [&](size_t i, double of) { return of == step_of(i); });
+    for (ChannelFold& fold : folds) fold.scales = out[fold.readers[0]].scales;
     for (auto& [site, coder] : kept)
         for (size_t i = 0; i < out.size(); ++i) {
             if (!wanted(i) || !multiplies(i, site) || step_of(i) == 0) continue;
             progress(request.matrices[i].name, i, out.size());
-            finish(i, &coder);
+            finish(i, coded(i, &coder));
         }
 }
 
@@ -217,9 +316,12 @@ void Calibrator::State::read_text() {
             if (head) head_moment.add(hidden, calibration.gptq.threads);
         }
         const bool keep = count == blocks;
-        for (uint32_t i = 0; i < count * kWprojGroups; ++i)
-            finish_site({first + i / kWprojGroups, i % kWprojGroups}, std::move(moments[i]), keep,
+        // The last input of a block first: scales of O's and down's inputs divide rows of V and up.
+        for (uint32_t i = 0; i < count * kWprojGroups; ++i) {
+            const uint32_t block = i / kWprojGroups, group = kWprojGroups - 1 - i % kWprojGroups;
+            finish_site({first + block, group}, std::move(moments[block * kWprojGroups + group]), keep,
                         uint64_t{first} * (documents.size() + 4) + documents.size() * count + i, total);
+        }
         if (head)
             finish_site({0, kHeadInput}, std::move(head_moment), keep, uint64_t{first + count} * (documents.size() + 4),
                         total);
@@ -236,7 +338,17 @@ uint64_t Calibrator::text_hash() const {
     return state_->text_hash;
 }
 
+const std::vector<std::string>& Calibrator::not_scaled() const {
+    return state_->not_scaled;
+}
+
+void Calibrator::use_scales(QuantizeRequest* request) const {
+    tools::use_scales(state_->file, state_->folds, request);
+}
+
 const std::vector<CalibratedMatrix>& Calibrator::matrices(double row_step) try {
+    if (row_step > 0 && (state_->calibration.scaling || state_->calibration.correction_rank))
+        throw ToolError(kExitUsage, "one grid a row is neither scaled nor corrected");
     state_->take_step(row_step);
     state_->read_text();
     return state_->out;

@@ -60,7 +60,8 @@ std::vector<uint8_t> requantized(const ModelFile& source, const QuantizeRequest&
     double error = 0, energy = 0;
     for (uint64_t begin = 0; begin < m.rows; begin += batch) {
         const uint64_t count = std::min(batch, m.rows - begin);
-        const std::vector<float> values = row_values(source, m, begin, count);
+        std::vector<float> values = row_values(source, m, begin, count);
+        if (request.rescale) request.rescale(index, m.columns, begin, values);
         std::vector<double> lost(count), all(count);
         in_parallel(request.threads, count, [&](size_t first, size_t last) {
             const std::span<const float> part =

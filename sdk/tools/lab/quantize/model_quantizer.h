@@ -2,6 +2,7 @@
 // whose values were changed.
 #pragma once
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,8 @@ struct QuantizedTensor {
     uint32_t from, to;
     uint64_t rows, columns;
     uint64_t bytes_before, bytes;
-    double relative_error = 0;  // sum (new - old)^2 / sum old^2, of decoded values; 0 of a kept one
+    // sum (new - old)^2 / sum old^2, of decoded values, old ones rescaled; 0 of a kept one
+    double relative_error = 0;
 };
 
 struct QuantizeRequest {
@@ -27,6 +29,8 @@ struct QuantizeRequest {
     uint32_t threads = 1;
     // Entries keel.quantize.NAME beside the source's fingerprint.
     std::vector<std::pair<std::string, std::string>> notes;
+    // Changes rows of a matrix that changes its type, from `first_row` on, before they are coded; null: none.
+    std::function<void(size_t matrix, uint64_t columns, uint64_t first_row, std::span<float> values)> rescale;
     // A matrix as its new type's bytes; null, or none: nearest codes at the best scales.
     std::function<std::vector<uint8_t>(size_t matrix)> quantize;
     // Tensors of the file that keep their type and have other values: their bytes.

@@ -47,6 +47,14 @@ void SecondMoment::add(std::span<const float> rows, uint32_t threads) {
     rows_ += static_cast<uint64_t>(x.cols());
 }
 
+SecondMoment SecondMoment::divided(std::span<const float> columns) const {
+    SecondMoment out = *this;
+    const Eigen::VectorXd inverse =
+        Eigen::Map<const Eigen::VectorXf>(columns.data(), sum_.rows()).cast<double>().cwiseInverse();
+    out.sum_ = inverse.asDiagonal() * sum_ * inverse.asDiagonal();
+    return out;
+}
+
 const GptqFactor& SiteCoder::factor_of(bool trellis) {
     std::optional<GptqFactor>& factor = trellis ? coding_order_ : plain_;
     if (!factor) {
@@ -77,10 +85,33 @@ CalibratedMatrix SiteCoder::code(uint32_t type, std::span<const float> values, u
     };
     std::vector<uint8_t> nearest = row_step > 0 ? quantize_row_steps(values, columns, row_step)
                                                 : quantize_matrix(type, values, columns, options_.threads);
-    CalibratedMatrix out = {chosen(), error_of(nearest), 0};
-    out.error = error_of(out.bytes);
-    if (out.error > out.nearest_error) out = {std::move(nearest), out.nearest_error, out.nearest_error};
+    CalibratedMatrix out;
+    out.nearest_error = out.error = error_of(nearest);
+    out.bytes = std::move(nearest);
+    if (nearest_) return out;
+    std::vector<uint8_t> bytes = chosen();
+    const double error = error_of(bytes);
+    if (error > out.error) return out;
+    out.error = error;
+    out.bytes = std::move(bytes);
     return out;
+}
+
+void SiteCoder::correct(uint32_t type, std::span<const float> values, uint64_t columns, uint32_t rank,
+                        CalibratedMatrix* matrix) {
+    const Eigen::MatrixXd moment = moment_->mean();
+    const auto rows_of = [&](const std::vector<float>& x) {
+        return Eigen::Map<const FloatRows>(x.data(), static_cast<Eigen::Index>(x.size() / columns),
+                                           static_cast<Eigen::Index>(columns));
+    };
+    const auto loss_of = [&](const FloatRows& x) {
+        return product(x, moment.cast<float>(), options_.threads).cwiseProduct(x).cast<double>().sum();
+    };
+    std::vector<float> error = decode_rows(type, matrix->bytes, columns);
+    for (size_t i = 0; i < error.size(); ++i) error[i] = values[i] - error[i];
+    matrix->correction = correction_of(rows_of(error), moment, rank, options_.threads);
+    const double all = loss_of(rows_of({values.begin(), values.end()}));
+    matrix->corrected_error = all > 0 ? loss_of(rows_of(error) - matrix->correction.product()) / all : 0;
 }
 
 void SiteCoder::keep_scalar_codes() {
