@@ -2,12 +2,13 @@
 """What every weight type costs and loses: one table of a model, nearest and calibrated, linear layers, then embeddings too.
 
     perf/weight_types.py --keel KEEL model.gguf --text test.jsonl --calibration other.jsonl --work DIR [--minutes M]
+        [--codes nearest,calibrated,scaled,corrected-8]
     perf/weight_types.py --work DIR --table           prints what was measured so far
     perf/weight_types.py --self-test
 
 Each row is a file of `keel quantize` (linear: all matrices outside layers kept; all: none), scored by `keel eval ppl --against MODEL` and planned by
 `keel plan` for the same context. DIR/rows.json holds what was measured: a run that stopped goes on behind it, another keel, model, text or setting is refused.
-RAM of weights: as an engine holds them by default, copied and interleaved where that is faster. Bits: of a weight of the matrices that were to change.
+A correction is a file beside the model's: bytes are those of both. RAM of weights: as an engine holds them by default, copied and interleaved where that is faster. Bits: of a weight of the matrices that were to change.
 Rows of a matrix that are not whole blocks of a type take its stand-in, which the first column names with its share of those weights.
 """
 import argparse
@@ -25,7 +26,10 @@ TYPES = ("BF16", "Q8_0", "Q6_K", "Q5_1", "Q5_0", "Q5_K", "Q4_1", "Q4_0", "Q4_K",
 SOURCES = ("F32", "F16")  # what there is before anything is lost, and no row
 UNCALIBRATED = ("BF16",)  # rounded, not coded
 SCOPES = {"linear": "linear layers", "all": "embeddings too"}
-CODES = ("nearest", "calibrated")
+CODES = {  # options of `keel quantize` beside --calibrate; None: without it
+    "nearest": None, "nearest-scaled": ["--codes", "nearest", "--scaling"], "nearest-corrected-8": ["--codes", "nearest", "--correction", "8"],
+    "calibrated": [], "scaled": ["--scaling"], **{f"corrected-{rank}": ["--correction", f"{rank}"] for rank in (4, 8, 16)}}
+USUAL_CODES = ("nearest", "calibrated")
 
 
 def note(text):
@@ -106,22 +110,32 @@ def scored(o, path, *flags):
     return score
 
 
-def planned(keel, path, window):
-    plan = run_json(keel, "plan", path, "--context", window, "--threads", 1, "--no-ops", "--no-map", "--json")
+def planned(keel, path, window, *flags):
+    plan = run_json(keel, "plan", path, "--context", window, "--threads", 1, "--no-ops", "--no-map", "--json", *flags)
     return {"ram_bytes": plan["regions"]["weights"]["bytes"], "mapped_bytes": plan["mapped_weight_bytes"], "engine_bytes": plan["total_bytes"],
             "weight_types": plan["model"]["weight_types"]}
 
 
 def measure(o, scope, kind, how, names):
     path = o.work / f"{scope}-{kind}-{how}.gguf"
-    calibrate = ["--calibrate", o.calibration, "--calibration-documents", o.calibration_documents] if how == "calibrated" else []
+    options = CODES[how]
+    calibrate = [] if options is None else ["--calibrate", o.calibration, "--calibration-documents", o.calibration_documents, *options]
+    correction = path.with_suffix(".lora")
+    lora = ["--lora", correction] if "--correction" in calibrate else []
+    calibrate += ["--correction-output", correction] if lora else []
     started = time.monotonic()
     made = run_json(o.keel, "quantize", o.model, path, "--types", rules(kind, scope, names), "--threads", o.threads, "--json", *calibrate)
     seconds = time.monotonic() - started
-    score = scored(o, path, "--against", o.model)
-    row = {"bits": bits(made["tensors"], scope), "shares": shares(made["tensors"], scope), "file_bytes": path.stat().st_size,
-           "quantized_twice": made["quantized_twice"], "quantize_s": seconds, **planned(o.keel, path, o.window), "score": score}
-    path.unlink()
+    score = scored(o, path, "--against", o.model, *lora)
+    files = [path, *lora[1:]]
+    row = {"bits": bits(made["tensors"], scope), "shares": shares(made["tensors"], scope), "file_bytes": sum(file.stat().st_size for file in files),
+           "quantized_twice": made["quantized_twice"], "quantize_s": seconds, **planned(o.keel, path, o.window, *lora), "score": score}
+    for key in ("scaling", "output_error", "output_error_corrected"):
+        values = [t[key] for t in made["tensors"] if key in t and in_scope(t["name"], scope)]
+        if values:
+            row["mean_" + key] = sum(values) / len(values)
+    for file in files:
+        file.unlink()
     return row
 
 
@@ -155,7 +169,7 @@ def table(state):
         yield (f"| the source | | {source['bits'][scope]:.3f} | {source['file_bytes']:,} | {source['ram_bytes']:,} | {score['ppl']:.4f} | {score['bits_per_byte']:.5f} "
                "| | | |")
         order = {kind: at for at, kind in enumerate(TYPES)}
-        rows.sort(key=lambda item: (order.get(item[0][1], len(TYPES)), item[0][1], CODES.index(item[0][2])))
+        rows.sort(key=lambda item: (order.get(item[0][1], len(TYPES)), item[0][1], list(CODES).index(item[0][2])))
         for (_, kind, how), row in rows:
             own, paired = row["score"], row["score"]["against"]
             kl, top = paired["kl_95"], paired["same_top_95"]
@@ -180,7 +194,7 @@ def self_test():
     known = {name for name, number in re.findall(r"X\((\w+),\s*(\w+),", header) if int(number, 0) != 0x1000}
     assert known == set(TYPES) | set(SOURCES), known ^ (set(TYPES) | set(SOURCES))
     # What is done is not done again; no calibrated row of a type without codes.
-    rows = wanted(["BF16", "WT3"], ["linear", "all"], CODES, {"linear/WT3/nearest": {}})
+    rows = wanted(["BF16", "WT3"], ["linear", "all"], USUAL_CODES, {"linear/WT3/nearest": {}})
     assert rows == [("linear", "BF16", "nearest"), ("all", "BF16", "nearest"), ("all", "WT3", "nearest"), ("linear", "WT3", "calibrated"),
                     ("all", "WT3", "calibrated")], rows
     with tempfile.TemporaryDirectory() as folder:
@@ -220,7 +234,7 @@ def main():
     parser.add_argument("--calibration-documents", type=int, default=60, help="the first N of 512 tokens")
     parser.add_argument("--types", default=",".join(TYPES), help="types or mixtures of `keel quantize`")
     parser.add_argument("--scopes", default=",".join(SCOPES), help="of linear, all")
-    parser.add_argument("--codes", default=",".join(CODES))
+    parser.add_argument("--codes", default=",".join(USUAL_CODES), help="of " + ", ".join(CODES))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--minutes", type=float, help="begin no row later than that")
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for rows.json and one model at a time")
