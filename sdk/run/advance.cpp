@@ -412,6 +412,20 @@ keel_status advance_sessions(Engine* e, Session* const* sessions, uint32_t count
     return stopped;
 }
 
+keel_status wait_in_flight(Engine* e, uint64_t deadline_ns) {
+    const uint64_t begin_ns = platform::now_ns();
+    uint64_t now_ns = begin_ns;
+    if (!e->progress.active || now_ns >= deadline_ns) return KEEL_AGAIN;
+    if (e->progress.enqueued) return KEEL_OK;  // it is not done, and the next call asks again
+    bool waited = false, done = false;
+    for (; now_ns < deadline_ns; waited = true, now_ns = platform::now_ns()) {
+        if (e->backend->poll(e->device, false, &done) != KEEL_OK) return poison(e, "the backend failed in a step");
+        if (done) break;
+    }
+    e->progress.us += (now_ns - begin_ns) / 1000;
+    return waited && done ? KEEL_OK : KEEL_AGAIN;
+}
+
 keel_status copy_page(Engine* e, KvPageList* list, StepLimits* limits) {
     if (list->copy_id == kNoPage) return KEEL_OK;
     for (uint64_t tile_ns = 0; list->copied_bytes < e->geometry.page_bytes;) {

@@ -231,6 +231,9 @@ uint64_t deadline_after(uint64_t budget_us);
 // sessions. KEEL_AGAIN: the deadline would be passed. The call's other results are those of keel_advance.
 keel_status advance_sessions(Engine* engine, Session* const* sessions, uint32_t count, uint64_t deadline_ns,
                              keel_status* status);
+// Waits for what the active step has in flight, behind a call that said KEEL_AGAIN. KEEL_OK: the next one goes on.
+// KEEL_AGAIN: the deadline came, or nothing is in flight: what comes next does not fit. KEEL_E_POISONED.
+keel_status wait_in_flight(Engine* engine, uint64_t deadline_ns);
 // Copies the rest of a page that kv_make_writable left to be copied, in tiles. KEEL_AGAIN: the deadline
 // would be passed; not before the first tile of a call that has done nothing yet.
 keel_status copy_page(Engine* engine, KvPageList* list, StepLimits* limits);

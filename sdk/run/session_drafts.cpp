@@ -52,10 +52,14 @@ void draw_alike(const Drafting& d) {
     d.by->sample = KEEL_FEED_SAMPLE;
 }
 
+// Until the deadline, unlike keel_advance: who drafts has nothing else to do meanwhile.
 keel_status advance_one(Engine* e, Session* s, uint64_t deadline_ns) {
-    keel_status status[1] = {KEEL_OK};
-    const keel_status overall = advance_sessions(e, &s, 1, deadline_ns, status);
-    return overall == KEEL_OK ? status[0] : overall;
+    for (;;) {
+        keel_status status[1] = {KEEL_OK};
+        const keel_status overall = advance_sessions(e, &s, 1, deadline_ns, status);
+        if (overall != KEEL_AGAIN) return overall == KEEL_OK ? status[0] : overall;
+        KEEL_TRY(wait_in_flight(e, deadline_ns));
+    }
 }
 
 // The other session gets the session's tokens. What it still computes from an earlier call is gone on with if it is
@@ -142,15 +146,18 @@ keel_status draft(const Drafting& d, uint64_t budget_us, uint32_t* count) {
     const DraftStep step = {step_costs(*d.e, *s), sessions - 1 + (s->token_count - s->computed), sessions};
     *count = 0;
     s->proposed = 0;
-    const double behind = step_time(d, tokens_behind(d));
-    const uint32_t most = worth_drafting(d, step, behind);
+    const uint32_t behind = tokens_behind(d);
+    const uint32_t most = worth_drafting(d, step, step_time(d, behind));
     if (most == 0) return KEEL_OK;
     int32_t drafts[kMaxDrafts];
     keel_status status = d.own() ? KEEL_OK : catch_up(d, deadline_ns);
     if (status == KEEL_OK) {
         status = d.own() ? draw_own_drafts(d, most, deadline_ns, drafts, count)
                          : draw_drafts(d, most, deadline_ns, drafts, count);
-        s->odds.spend(step, behind + (*count ? *count - 1 : 0) * step_time(d, 1));
+        // A step that goes on in the next call is that call's to pay; one that was given up is paid for.
+        const uint32_t left = d.by->in_step ? tokens_behind(d) : 0;
+        const double first = left < behind ? step_time(d, behind - left) : 0;
+        s->odds.spend(step, first + (*count ? *count - 1 : 0) * step_time(d, 1));
     }
     if (status == KEEL_E_POISONED) return status;
     memcpy(s->tokens + s->token_count, drafts, *count * sizeof *drafts);
