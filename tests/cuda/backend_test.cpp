@@ -11,6 +11,7 @@
 
 #include "keel/keel_cuda.h"
 #include "keel/keel_lab.h"
+#include "platform/cuda/driver.h"
 #include "sdk/backend/cpu/cpu_backend.h"
 #include "sdk/tools/files/synth.h"
 #include "tests/cuda/fake_driver.h"
@@ -478,6 +479,41 @@ TEST(CudaBackend, ADeviceThatIsLateGetsNoMoreThanTheBudget) {
     EXPECT_EQ(FakeDriver::get().launches, launches);
     check(keel_cancel(session), "cancel");
     EXPECT_EQ(keel_advance(engine.handle(), &session, 1, 1, &result), KEEL_E_CANCELLED);
+}
+
+// On a stream of the caller's: what the caller puts behind a step is not waited for, neither by a step that is given up
+// nor by an engine that is closed.
+TEST(CudaBackend, WhatACallerPutsBehindAStepIsNotWaitedFor) {
+    for (const bool cancels : {true, false}) {
+        SCOPED_TRACE(cancels);
+        keel::platform::cuda::Driver driver;
+        ASSERT_EQ(keel::platform::cuda::load_driver(&driver), nullptr);
+        keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
+        int context = 0;
+        device.context = &context;
+        ASSERT_EQ(driver.stream_create(&device.stream, keel::platform::cuda::kStreamNonBlocking, 0), 0);
+        keel_config config = small_config();
+        config.backend_options = &device;
+        bool behind = false;
+        {
+            Engine engine(keel_test::source_path(kModel), config);
+            keel_session session = engine.session();
+            keel_advance_result result = sized<keel_advance_result>();
+            FakeDriver::get().commands_per_query = 0;
+            engine.feed(tokens(5, 3));
+            ASSERT_EQ(keel_advance(engine.handle(), &session, 1, 1, &result), KEEL_AGAIN);
+            ASSERT_TRUE(keel_test::fake_put(device.stream, [&] { return behind = true, 0; }));
+            if (cancels) {
+                check(keel_cancel(session), "cancel");
+                EXPECT_EQ(keel_advance(engine.handle(), &session, 1, 1, &result), KEEL_E_CANCELLED);
+            }
+            EXPECT_FALSE(behind);
+        }
+        EXPECT_FALSE(behind);
+        EXPECT_EQ(driver.stream_synchronize(device.stream), keel::platform::cuda::kSuccess);
+        EXPECT_TRUE(behind);
+        EXPECT_EQ(driver.stream_destroy(device.stream), 0);
+    }
 }
 
 // A driver whose clock goes on by so much for each kernel: products take 30 us, all others 2.

@@ -325,8 +325,14 @@ Result event_synchronize(cuda::Event event) {
     KEEL_ENTER();
     ++world().driver.event_waits;
     FakeEvent* e = static_cast<FakeEvent*>(event);
-    for (FakeStream* s : world().streams)
-        if (const Result result = run_commands(s, UINT32_MAX); result != cuda::kSuccess) return result;
+    const Open open;
+    for (bool busy = true; busy && e->reached < e->recorded;) {
+        busy = false;
+        for (FakeStream* s : world().streams) {
+            busy |= !s->queue.empty();
+            if (const Result result = run_commands(s, 1); result != cuda::kSuccess) return result;
+        }
+    }
     return e->reached == e->recorded ? cuda::kSuccess : cuda::kNotReady;
 }
 Result stream_begin_capture(cuda::Stream stream, int) {

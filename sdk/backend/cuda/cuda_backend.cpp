@@ -168,7 +168,7 @@ void cuda_close(Device* device) {
         CurrentCuda current(d.cuda);
         const Driver& driver = d.cuda.driver;
         if (current.ok()) {
-            if (d.stream) driver.stream_synchronize(d.stream);
+            if (d.stream) wait_for_steps(d);
             close_graphs(&d);
             close_cublas(&d);
             if (d.module) driver.module_unload(d.module);

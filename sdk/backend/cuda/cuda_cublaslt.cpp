@@ -132,6 +132,22 @@ keel_status choose(CudaDevice* d, CublasShape* shape, ProductLaunch a, uint32_t 
     return KEEL_OK;
 }
 
+keel_status choose_all(CudaDevice* d, uint32_t launches, LtPreference preference, keel_error* error) {
+    for (uint32_t i = 0; i < launches; ++i) {
+        const CudaLaunch& launch = d->launches[i];
+        if (launch.run != run_launch<ProductLaunch>) continue;
+        const ProductLaunch& a = *static_cast<const ProductLaunch*>(launch.args);
+        for (uint32_t m = 0; m < a.matrices && a.set == ProductSet::kCublasLt; ++m) {
+            const CublasShape::Key key = shape_key(*d, a, m, launch.of_logits);
+            if (key.most_tokens <= cuda::kProductTokens) continue;
+            if (!find_shape(*d, key)) KEEL_TRY(new_shape(d, key, error));
+            CublasShape* shape = find_shape(*d, key);
+            if (!shape->chosen[a.matrix[m].bias != nullptr]) KEEL_TRY(choose(d, shape, a, m, preference, error));
+        }
+    }
+    return KEEL_OK;
+}
+
 }  // namespace
 
 bool cublas_multiplies(const PlanConfig& config, uint32_t weight_type) {
@@ -176,19 +192,14 @@ keel_status open_cublas(CudaDevice* d, uint32_t launches, keel_error* error) {
     KEEL_TRY(prefer(kLtMaxWorkspaceBytes, kWorkspaceBytes));
     KEEL_TRY(prefer(kLtMinAlignmentA, kAlign));
     KEEL_TRY(prefer(kLtMinAlignmentB, kAlign));
-    for (uint32_t i = 0; i < launches; ++i) {
-        const CudaLaunch& launch = d->launches[i];
-        if (launch.run != run_launch<ProductLaunch>) continue;
-        const ProductLaunch& a = *static_cast<const ProductLaunch*>(launch.args);
-        for (uint32_t m = 0; m < a.matrices && a.set == ProductSet::kCublasLt; ++m) {
-            const CublasShape::Key key = shape_key(*d, a, m, launch.of_logits);
-            if (key.most_tokens <= cuda::kProductTokens) continue;
-            if (!find_shape(*d, key)) KEEL_TRY(new_shape(d, key, error));
-            CublasShape* shape = find_shape(*d, key);
-            if (!shape->chosen[a.matrix[m].bias != nullptr]) KEEL_TRY(choose(d, shape, a, m, p.preference, error));
-        }
-    }
-    return cuda_result(d->cuda.driver.stream_synchronize(d->stream), "cuStreamSynchronize", error);
+    // On a stream of Keel's own: that of steps may be the caller's.
+    const Stream steps = d->stream;
+    d->stream = d->copies;
+    const keel_status chosen = choose_all(d, launches, p.preference, error);
+    const Result done = d->cuda.driver.stream_synchronize(d->stream);
+    d->stream = steps;
+    KEEL_TRY(chosen);
+    return cuda_result(done, "cuStreamSynchronize", error);
 }
 
 void close_cublas(CudaDevice* d) {

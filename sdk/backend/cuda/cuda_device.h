@@ -106,7 +106,7 @@ struct CudaDevice : Device {
     platform::cuda::Stream stream, copies;  // steps; transfers of pages, from any thread
     platform::cuda::Stream draws;           // of one thread at a time, that set `drawing`
     std::atomic<uint32_t> drawing;
-    platform::cuda::Event computed;  // recorded behind what the last enqueue launched
+    platform::cuda::Event computed;  // recorded behind what Keel put last into the stream of steps
     platform::cuda::Module module;
     platform::cuda::Function function[cuda::kKernelCount];
     uint8_t* region[KEEL_REGION_COUNT];
@@ -246,6 +246,9 @@ platform::cuda::Result move_rows(const CudaDevice& d, const KvRowMove* moves, ui
 platform::cuda::Result keep_rows(CudaDevice* d);
 // A mark that only ends what was launched before.
 platform::cuda::Result mark_end(CudaDevice* d);
+// Returns when all that was put into the stream of steps is done: on a stream of the caller's, what Keel put there. In
+// the device's context.
+platform::cuda::Result wait_for_steps(const CudaDevice& d);
 keel_status cuda_begin(Device* device, const Step* step);
 keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits);
 keel_status cuda_poll(Device* device, bool wait, bool* done);

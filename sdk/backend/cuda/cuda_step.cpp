@@ -111,6 +111,60 @@ Result launch_graph(CudaDevice* d, double left_us, bool bounded, Cursor* cursor)
     return d->cuda.driver.graph_launch(graph, d->stream);
 }
 
+// cuda_enqueue but for what comes behind its launches.
+keel_status launch_step(CudaDevice* device, Cursor* cursor, StepLimits* limits) {
+    CudaDevice& d = *device;
+    const OpList& list = d.program->plan.variant[d.step->variant];
+    const CudaWork* work = work_of_step(d);
+    d.behind_launch = false;
+    see_marks(device);
+    // What is left in flight when the call returns is predicted to be done by the deadline.
+    double left_us = 0;
+    if (limits->deadline_ns) {
+        const uint64_t now_ns = platform::now_ns();
+        left_us = (now_ns < limits->deadline_ns ? static_cast<double>(limits->deadline_ns - now_ns) / 1000 : 0) -
+                  d.in_flight_us;
+    }
+    keel_status status = KEEL_OK;
+    bool launched = false;
+    if (launch_graph(device, left_us, limits->deadline_ns != 0, cursor) != kSuccess) return KEEL_E_DEVICE;
+    if (cursor->op == list.own_count) limits->progressed = true;
+    while (cursor->op < list.own_count) {
+        const CudaWork& w = work[cursor->op];
+        const uint32_t items = work_items(d, w);
+        if (limits->progressed || d.seen < d.made) {
+            if (limits->cancelled(limits->context)) status = KEEL_E_CANCELLED;
+            if (limits->deadline_ns && d.made - d.seen > most_ops(*d.program)) status = KEEL_AGAIN;
+            if (status != KEEL_OK) break;
+        }
+        // As many tiles as fit, and the first one when nothing runs.
+        const double us = predict_work_us(d, w) * static_cast<double>(*pace_of(d, cursor->op)),
+                     item_us = items ? us / items : 0;
+        uint32_t count = items - cursor->item;
+        if (count && limits->deadline_ns && item_us * count > left_us) {
+            const double tile_items = d.program->config.tile_us / item_us;
+            const uint32_t tile = tile_items < 1 ? 1 : tile_items < count ? static_cast<uint32_t>(tile_items) : count;
+            const uint32_t tiles = left_us > 0 ? static_cast<uint32_t>(left_us / (item_us * tile)) : 0;
+            if (tiles == 0 && (limits->progressed || d.seen < d.made)) status = KEEL_AGAIN;
+            if (status != KEEL_OK) break;
+            count = tiles ? tiles * tile : tile;
+        }
+        d.ranges.at(*d.program, *d.step, cursor->op);
+        if (launch_marked(device, w, cursor->op, cursor->item, count, item_us * count) != kSuccess)
+            return KEEL_E_DEVICE;
+        left_us -= item_us * count;
+        cursor->item += count;
+        if (cursor->item == items) *cursor = {cursor->op + w.ops, 0};
+        launched = limits->progressed = true;
+    }
+    d.ranges.leave();
+    d.enqueued = status == KEEL_OK;
+    if (launched && d.enqueued && list.own_count == list.count && d.step->logits_rows && keep_rows(device) != kSuccess)
+        return KEEL_E_DEVICE;
+    if (launched && mark_end(device) != kSuccess) return KEEL_E_DEVICE;  // also behind copies, which make no marks
+    return status;
+}
+
 }  // namespace
 
 const CudaWork* work_of_step(const CudaDevice& d) {
@@ -166,6 +220,13 @@ StepBlock step_block(const PlanConfig& c) {
     return b;
 }
 
+// Behind Keel's work on the caller's stream there may be work that waits for this very thread.
+Result wait_for_steps(const CudaDevice& d) {
+    const Driver& driver = d.cuda.driver;
+    if (!d.options.stream) return driver.stream_synchronize(d.stream);
+    return d.computed ? driver.event_synchronize(d.computed) : kSuccess;
+}
+
 keel_status cuda_begin(Device* device, const Step* step) {
     CudaDevice& d = *cuda_device(device);
     d.step = step;
@@ -181,8 +242,9 @@ keel_status cuda_begin(Device* device, const Step* step) {
     const Driver& driver = d.cuda.driver;
     if (d.options.wait_event && driver.stream_wait_event(d.stream, d.options.wait_event, 0) != kSuccess)
         return KEEL_E_DEVICE;
-    const Result sent = driver.copy_to_device(reinterpret_cast<DevicePointer>(d.scratch(d.at.step)), staging,
-                                              static_cast<size_t>(bytes), d.stream);
+    Result sent = driver.copy_to_device(reinterpret_cast<DevicePointer>(d.scratch(d.at.step)), staging,
+                                        static_cast<size_t>(bytes), d.stream);
+    if (sent == kSuccess && d.options.stream) sent = driver.event_record(d.computed, d.stream);
     return sent == kSuccess ? KEEL_OK : KEEL_E_DEVICE;
 }
 
@@ -191,54 +253,13 @@ keel_status cuda_enqueue(Device* device, Cursor* cursor, StepLimits* limits) {
     CurrentCuda current(d.cuda);
     if (!current.ok()) return KEEL_E_DEVICE;
     const Driver& driver = d.cuda.driver;
-    const OpList& list = d.program->plan.variant[d.step->variant];
-    const CudaWork* work = work_of_step(d);
-    d.behind_launch = false;
-    see_marks(&d);
-    // What is left in flight when the call returns is predicted to be done by the deadline.
-    double left_us = 0;
-    if (limits->deadline_ns) {
-        const uint64_t now_ns = platform::now_ns();
-        left_us = (now_ns < limits->deadline_ns ? static_cast<double>(limits->deadline_ns - now_ns) / 1000 : 0) -
-                  d.in_flight_us;
-    }
-    keel_status status = KEEL_OK;
-    bool launched = false;
-    if (launch_graph(&d, left_us, limits->deadline_ns != 0, cursor) != kSuccess) return KEEL_E_DEVICE;
-    if (cursor->op == list.own_count) limits->progressed = true;
-    while (cursor->op < list.own_count) {
-        const CudaWork& w = work[cursor->op];
-        const uint32_t items = work_items(d, w);
-        if (limits->progressed || d.seen < d.made) {
-            if (limits->cancelled(limits->context)) status = KEEL_E_CANCELLED;
-            if (limits->deadline_ns && d.made - d.seen > most_ops(*d.program)) status = KEEL_AGAIN;
-            if (status != KEEL_OK) break;
-        }
-        // As many tiles as fit, and the first one when nothing runs.
-        const double us = predict_work_us(d, w) * static_cast<double>(*pace_of(d, cursor->op)),
-                     item_us = items ? us / items : 0;
-        uint32_t count = items - cursor->item;
-        if (count && limits->deadline_ns && item_us * count > left_us) {
-            const double tile_items = d.program->config.tile_us / item_us;
-            const uint32_t tile = tile_items < 1 ? 1 : tile_items < count ? static_cast<uint32_t>(tile_items) : count;
-            const uint32_t tiles = left_us > 0 ? static_cast<uint32_t>(left_us / (item_us * tile)) : 0;
-            if (tiles == 0 && (limits->progressed || d.seen < d.made)) status = KEEL_AGAIN;
-            if (status != KEEL_OK) break;
-            count = tiles ? tiles * tile : tile;
-        }
-        d.ranges.at(*d.program, *d.step, cursor->op);
-        if (launch_marked(&d, w, cursor->op, cursor->item, count, item_us * count) != kSuccess) return KEEL_E_DEVICE;
-        left_us -= item_us * count;
-        cursor->item += count;
-        if (cursor->item == items) *cursor = {cursor->op + w.ops, 0};
-        launched = limits->progressed = true;
-    }
-    d.ranges.leave();
-    d.enqueued = status == KEEL_OK;
-    if (launched && d.enqueued && list.own_count == list.count && d.step->logits_rows && keep_rows(&d) != kSuccess)
-        return KEEL_E_DEVICE;
-    if (launched && mark_end(&d) != kSuccess) return KEEL_E_DEVICE;  // also behind copies, which make no marks
-    if (driver.event_record(d.computed, d.stream) != kSuccess) return KEEL_E_DEVICE;
+    const Cursor before = *cursor;
+    const keel_status status = launch_step(&d, cursor, limits);
+    // Also behind launches of which one was refused: who closes the engine waits for the others. Where nothing was
+    // launched it stays in front of what the caller put behind.
+    const bool launched = cursor->op != before.op || cursor->item != before.item || status == KEEL_E_DEVICE;
+    if (launched && driver.event_record(d.computed, d.stream) != kSuccess) return KEEL_E_DEVICE;
+    if (status == KEEL_E_DEVICE) return status;
     if (d.enqueued && d.options.done_event && driver.event_record(d.options.done_event, d.stream) != kSuccess)
         return KEEL_E_DEVICE;
     // Windows sends what was launched to the device when somebody asks for it.
@@ -280,7 +301,7 @@ keel_status cuda_drain(Device* device) {
     CudaDevice& d = *cuda_device(device);
     d.ranges.end_step();
     CurrentCuda current(d.cuda);
-    return current.ok() && d.cuda.driver.stream_synchronize(d.stream) == kSuccess ? KEEL_OK : KEEL_E_DEVICE;
+    return current.ok() && wait_for_steps(d) == kSuccess ? KEEL_OK : KEEL_E_DEVICE;
 }
 
 }  // namespace keel
