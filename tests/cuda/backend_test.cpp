@@ -13,6 +13,7 @@
 #include "keel/keel_lab.h"
 #include "platform/cuda/driver.h"
 #include "sdk/backend/cpu/cpu_backend.h"
+#include "sdk/backend/cuda/cuda_launch.h"
 #include "sdk/tools/files/synth.h"
 #include "tests/cuda/fake_driver.h"
 #include "tests/test_engine.h"
@@ -514,6 +515,36 @@ TEST(CudaBackend, WhatACallerPutsBehindAStepIsNotWaitedFor) {
         EXPECT_TRUE(behind);
         EXPECT_EQ(driver.stream_destroy(device.stream), 0);
     }
+}
+
+// A range of more work items than a grid has blocks in one direction is several launches.
+TEST(CudaBackend, LaunchesAreNoLargerThanAGrid) {
+    static std::vector<std::pair<uint32_t, uint32_t>> ranges[2];
+    const auto launch = [](auto which) {
+        constexpr int kNumber = decltype(which)::value;
+        keel::CudaLaunch l = {};
+        l.items = [](const keel::CudaDevice&, const keel::CudaLaunch&) { return kNumber ? 10u : 150000u; };
+        l.run = [](const keel::CudaDevice&, const keel::CudaLaunch&, uint32_t first, uint32_t count) {
+            ranges[kNumber].push_back({first, count});
+            return keel::platform::cuda::kSuccess;
+        };
+        return l;
+    };
+    const keel::CudaLaunch launches[] = {launch(std::integral_constant<int, 0>()),
+                                         launch(std::integral_constant<int, 1>())};
+    const auto device = std::make_unique<keel::CudaDevice>();
+    keel::CudaWork work = {};
+    work.launch = launches;
+    work.launches = 2;
+    ASSERT_EQ(keel::launch_work(*device, work, 100, 149900 + 7), keel::platform::cuda::kSuccess);
+    uint32_t next = 100;
+    for (const auto& [first, count] : ranges[0]) {
+        EXPECT_EQ(first, next);
+        EXPECT_LE(count, 65535u);
+        next += count;
+    }
+    EXPECT_EQ(next, 150000u);
+    EXPECT_EQ(ranges[1], (std::vector<std::pair<uint32_t, uint32_t>>{{0, 7}}));
 }
 
 // A driver whose clock goes on by so much for each kernel: products take 30 us, all others 2.

@@ -8,6 +8,9 @@ namespace {
 using platform::cuda::kSuccess;
 using platform::cuda::Result;
 
+// Of a launch, in the direction in which items are blocks: attention over long contexts has more.
+constexpr uint32_t kMostGridBlocks = 65535;
+
 // Rows of a buffer to the host, which goes on from there.
 struct HandOverArgs {
     const uint8_t* from;
@@ -163,11 +166,12 @@ Result launch_work(const CudaDevice& d, const CudaWork& work, uint32_t first, ui
     for (uint32_t i = 0; i < work.launches && count; ++i) {
         const CudaLaunch& launch = work.launch[i];
         const uint32_t items = launch.items(d, launch);
-        if (first < items) {
-            const uint32_t now = items - first < count ? items - first : count;
+        while (first < items && count) {
+            const uint32_t left = items - first < count ? items - first : count,
+                           now = left < kMostGridBlocks ? left : kMostGridBlocks;
             if (const Result result = launch.run(d, launch, first, now); result != kSuccess) return result;
             count -= now;
-            first = items;
+            first += now;
         }
         first -= items;
     }
