@@ -350,6 +350,7 @@ keel_status draw_tokens(Engine* e, Session* const* sessions, uint32_t count, Ste
             const uint64_t begin_ns = platform::now_ns();
             if (limits->deadline_ns && limits->progressed && begin_ns + e->draw_ns > limits->deadline_ns) break;
             draw_next(e, s);
+            if (s->draw_status == KEEL_E_POISONED) return KEEL_E_POISONED;
             limits->progressed = true;
             e->draw_ns = platform::now_ns() - begin_ns;
         }

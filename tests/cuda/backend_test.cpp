@@ -547,6 +547,34 @@ TEST(CudaBackend, LaunchesAreNoLargerThanAGrid) {
     EXPECT_EQ(ranges[1], (std::vector<std::pair<uint32_t, uint32_t>>{{0, 7}}));
 }
 
+// Whatever fails in a draw inside keel_advance, its status says that the engine is poisoned.
+TEST(CudaBackend, ADrawThatFailsIsTheCallsStatus) {
+    for (const uint32_t drafters : {0u, 0u + KEEL_DRAFT_LOGITS}) {
+        uint32_t poisoned = 0;
+        for (uint64_t call = 1;; ++call) {
+            FakeDriver::reset();
+            keel_config config = small_config();
+            config.drafters = drafters;
+            config.draft_tokens = drafters ? 4 : 0;
+            Engine engine(keel_test::source_path(kModel), config);
+            keel_session session = engine.session();
+            engine.feed(tokens(3, 1), KEEL_FEED_SAMPLE);
+            const uint64_t fail_at = FakeDriver::get().calls + call;
+            FakeDriver::get().fail_at = fail_at;
+            keel_advance_result result = sized<keel_advance_result>();
+            const keel_status status = keel_advance(engine.handle(), &session, 1, 0, &result);
+            if (FakeDriver::get().calls < fail_at) break;
+            keel_stats stats = sized<keel_stats>();
+            check(keel_engine_stats(engine.handle(), &stats), "stats");
+            EXPECT_EQ(status, stats.engine_status) << "call " << call;
+            EXPECT_EQ(result.status, status) << "call " << call;
+            poisoned += status == KEEL_E_POISONED;
+        }
+        EXPECT_GT(poisoned, 10u);
+    }
+    FakeDriver::reset();
+}
+
 // A driver whose clock goes on by so much for each kernel: products take 30 us, all others 2.
 uint64_t slow_products(const std::string& kernel) {
     return kernel.find("product") != std::string::npos ? 30000 : 2000;
