@@ -17,18 +17,12 @@ void* open_library() {
 void* find_symbol(void* library, const char* name) {
     return reinterpret_cast<void*>(GetProcAddress(static_cast<HMODULE>(library), name));
 }
-void close_library(void* library) {
-    FreeLibrary(static_cast<HMODULE>(library));
-}
 #else
 void* open_library() {
     return dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
 }
 void* find_symbol(void* library, const char* name) {
     return dlsym(library, name);
-}
-void close_library(void* library) {
-    dlclose(library);
 }
 #endif
 
@@ -45,18 +39,8 @@ const char* load_driver(Driver* out) {
     KEEL_CUDA_DRIVER(KEEL_FIND)
 #undef KEEL_FIND
     if (!missing && out->init(0) != kSuccess) missing = "the CUDA driver finds no device that it can use";
-    if (missing) {
-        close_library(library);
-        *out = {};
-        return missing;
-    }
-    out->library = library;
-    return nullptr;
-}
-
-void unload_driver(Driver* driver) {
-    if (driver->library) close_library(driver->library);
-    *driver = {};
+    if (missing) *out = {};
+    return missing;
 }
 
 }  // namespace keel::platform::cuda

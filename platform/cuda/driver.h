@@ -98,15 +98,13 @@ static_assert(sizeof(LaunchAttribute) == 72 && sizeof(LaunchConfig) == 56);
     X(launch_with, "cuLaunchKernelEx", (const LaunchConfig* config, Function function, void** arguments, void** extra))
 
 struct Driver {
-    void* library;  // to give back
 #define KEEL_MEMBER(name, symbol, parameters) Result(*name) parameters;
     KEEL_CUDA_DRIVER(KEEL_MEMBER)
 #undef KEEL_MEMBER
 };
 
 // Finds the driver and initialises it. Returns null, or what is missing: a text for a person, of static storage. May be
-// called again and again, on any thread.
+// called again and again, on any thread. The library stays in the process: memory that was allocated with it does too.
 const char* load_driver(Driver* out);
-void unload_driver(Driver* driver);
 
 }  // namespace keel::platform::cuda

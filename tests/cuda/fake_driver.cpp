@@ -622,8 +622,4 @@ const char* load_driver(Driver* out) {
     return nullptr;
 }
 
-void unload_driver(Driver* driver) {
-    *driver = {};
-}
-
 }  // namespace keel::platform::cuda

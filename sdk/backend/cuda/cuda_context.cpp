@@ -69,7 +69,6 @@ keel_status open_cuda_context(const keel_cuda_device& options, CudaContext* out,
 
 void close_cuda_context(CudaContext* c) {
     if (c->primary_of >= 0) c->driver.primary_release(c->primary_of);
-    unload_driver(&c->driver);
     *c = {};
     c->primary_of = -1;
 }
