@@ -72,7 +72,8 @@ KEEL_API const keel_backend* keel_cuda(void);
  * brings device memory does not link it. KEEL_E_DEVICE, KEEL_E_ARGUMENT, KEEL_E_ABI; *error may be NULL. */
 KEEL_API keel_status keel_cuda_memory(const keel_memory_plan* plan, const keel_cuda_device* device, keel_memory* memory,
                                       keel_error* error);
-/* Gives back what keel_cuda_memory wrote into `memory`, after keel_engine_close, and clears those slots. */
+/* Gives back what keel_cuda_memory wrote into `memory`, after keel_engine_close, and clears those slots. KEEL_E_DEVICE:
+ * the driver did not take back what is in slots that are not cleared; KEEL_E_ARGUMENT, KEEL_E_ABI. */
 KEEL_API keel_status keel_cuda_memory_release(const keel_cuda_device* device, keel_memory* memory);
 
 /* How fast a kernel reads `bytes` (rounded down to 16) of device memory at `data`, such as a DEVICE_WEIGHTS region: the

@@ -1078,6 +1078,57 @@ TEST(CudaBackend, MemoryOfAPlan) {
     FakeDriver::reset();
 }
 
+// Memory that keel_cuda_memory gives is held; what is given back is gone, or still there with a status.
+TEST(CudaBackend, MemoryIsHeldUntilItIsGivenBack) {
+    Planned planned;
+    auto& [file, config, plan] = planned;
+    const keel_test::Memory host(plan);
+    constexpr int64_t kAllocations = 4, kHold = 1;
+    const auto there = [](const keel_memory& memory) {
+        int64_t n = 0;
+        for (const int kind :
+             {KEEL_REGION_PINNED, KEEL_REGION_DEVICE_SCRATCH, KEEL_REGION_DEVICE_WEIGHTS, KEEL_REGION_DEVICE_KV})
+            n += memory.regions[kind].data != nullptr;
+        return n;
+    };
+    // Allocates; the driver's call with that number fails.
+    const auto allocate = [&](uint64_t fail_at, keel_memory* memory) {
+        FakeDriver::reset();
+        FakeDriver::get().fail_at = fail_at;
+        *memory = *host.get();
+        for (keel_region& region : memory->regions) region = {};
+        return keel_cuda_memory(&plan, nullptr, memory, nullptr);
+    };
+    const FakeDriver& driver = FakeDriver::get();
+    keel_memory memory;
+    uint32_t refused = 0;
+    for (uint64_t call = 1; call < 40; ++call) {
+        const bool given = allocate(call, &memory) == KEEL_OK;
+        EXPECT_EQ(there(memory), given ? kAllocations : 0) << call;
+        if (given) {
+            EXPECT_GE(driver.open_objects, kAllocations + kHold) << call;
+            FakeDriver::get().fail_at = 0;
+            check(keel_cuda_memory_release(nullptr, &memory), "release");
+        }
+        refused += !given;
+    }
+    EXPECT_GT(refused, 5u);
+    refused = 0;
+    for (uint64_t call = 1; call < 40; ++call) {
+        check(allocate(0, &memory), "keel_cuda_memory");
+        FakeDriver::get().fail_at = driver.calls + call;
+        const keel_status status = keel_cuda_memory_release(nullptr, &memory);
+        EXPECT_EQ(status, there(memory) ? KEEL_E_DEVICE : KEEL_OK) << call;
+        refused += status != KEEL_OK;
+        FakeDriver::get().fail_at = 0;
+        check(keel_cuda_memory_release(nullptr, &memory), "release");
+        EXPECT_EQ(there(memory), 0) << call;
+        EXPECT_LE(driver.open_objects, kHold + 1) << call;  // contexts that the driver did not let go of
+    }
+    EXPECT_GT(refused, 5u);
+    FakeDriver::reset();
+}
+
 // Which matrices lie in fragments, and why others are multiplied on FP32 units.
 TEST(CudaBackend, PlansSayWhereProductsRun) {
     struct Case {

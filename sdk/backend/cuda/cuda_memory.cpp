@@ -10,15 +10,21 @@ constexpr keel_region_kind kKinds[] = {KEEL_REGION_PINNED, KEEL_REGION_DEVICE_SC
 // What the driver aligns its allocations to, at least.
 constexpr uint64_t kDeviceAlignBytes = 256, kPinnedAlignBytes = 4096;
 
-void free_regions(const CudaContext& c, keel_region* regions) {
+// What the driver does not take back stays.
+keel_status free_regions(const CudaContext& c, keel_region* regions) {
+    keel_status status = KEEL_OK;
     for (const keel_region_kind kind : kKinds) {
-        if (!regions[kind].data) continue;
-        if (kind == KEEL_REGION_PINNED)
-            c.driver.host_free(regions[kind].data);
+        void* data = regions[kind].data;
+        if (!data) continue;
+        const platform::cuda::Result result =
+            kind == KEEL_REGION_PINNED ? c.driver.host_free(data)
+                                       : c.driver.memory_free(reinterpret_cast<platform::cuda::DevicePointer>(data));
+        if (result == platform::cuda::kSuccess)
+            regions[kind] = {};
         else
-            c.driver.memory_free(reinterpret_cast<platform::cuda::DevicePointer>(regions[kind].data));
-        regions[kind] = {};
+            status = KEEL_E_DEVICE;
     }
+    return status;
 }
 
 keel_status allocate(const CudaContext& c, const keel_region_plan& wanted, keel_region_kind kind, keel_region* out,
@@ -60,16 +66,14 @@ extern "C" keel_status keel_cuda_memory(const keel_memory_plan* plan_in, const k
                 status = allocate(c, plan.regions[kind], kind, &regions[kind], error);
         if (status != KEEL_OK && current.ok()) free_regions(c, regions);
     }
-    for (const keel_region_kind kind : kKinds)
-        if (status == KEEL_OK) memory->regions[kind] = regions[kind];
-    // The memory stays although this lets go of the context: the caller's own, or a primary one that lives as long as
-    // somebody holds it. So one hold stays until keel_cuda_memory_release.
-    if (status == KEEL_OK && c.primary_of >= 0) {
-        platform::cuda::Context held;
-        c.driver.primary_retain(&held, c.primary_of);
+    if (status != KEEL_OK) {
+        close_cuda_context(&c);
+        return status;
     }
-    close_cuda_context(&c);
-    return status;
+    for (const keel_region_kind kind : kKinds) memory->regions[kind] = regions[kind];
+    // The memory lives as long as the context: the caller's own, or a primary one that somebody holds. So this hold
+    // stays until keel_cuda_memory_release.
+    return KEEL_OK;
 }
 
 extern "C" keel_status keel_cuda_memory_release(const keel_cuda_device* device, keel_memory* memory) {
@@ -80,14 +84,13 @@ extern "C" keel_status keel_cuda_memory_release(const keel_cuda_device* device, 
     CudaContext c;
     KEEL_TRY(open_cuda_context(options, &c, nullptr));
     bool held = false;
+    keel_status status = KEEL_E_DEVICE;
     {
         CurrentCuda current(c);
-        if (current.ok()) {
-            for (const keel_region_kind kind : kKinds) held |= memory->regions[kind].data != nullptr;
-            free_regions(c, memory->regions);
-        }
+        for (const keel_region_kind kind : kKinds) held |= memory->regions[kind].data != nullptr;
+        if (current.ok()) status = free_regions(c, memory->regions);
     }
-    if (held && c.primary_of >= 0) c.driver.primary_release(c.primary_of);
+    if (held && status == KEEL_OK && c.primary_of >= 0) c.driver.primary_release(c.primary_of);
     close_cuda_context(&c);
-    return KEEL_OK;
+    return status;
 }
