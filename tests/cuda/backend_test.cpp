@@ -517,6 +517,25 @@ TEST(CudaBackend, WhatACallerPutsBehindAStepIsNotWaitedFor) {
     }
 }
 
+// A session that is cancelled behind more launches than there are marks for is taken out, whatever the budget is.
+TEST(CudaBackend, ACancelIsSeenBehindManyLaunches) {
+    FakeDriver& driver = FakeDriver::get();
+    keel_config config = small_config();
+    config.tile_us = 1;
+    Engine engine(keel_test::source_path(kWideModel), config);
+    keel_session session = engine.session();
+    keel_advance_result result = sized<keel_advance_result>();
+    driver.commands_per_query = 0;  // nothing is seen done
+    engine.feed(tokens(40, 3));
+    for (uint64_t budget_us = 1; budget_us < 400; ++budget_us)
+        ASSERT_EQ(keel_advance(engine.handle(), &session, 1, budget_us, &result), KEEL_AGAIN);
+    const uint64_t launches = driver.launches;
+    ASSERT_EQ(keel_advance(engine.handle(), &session, 1, 60000000, &result), KEEL_AGAIN);
+    ASSERT_EQ(driver.launches, launches);
+    check(keel_cancel(session), "cancel");
+    EXPECT_EQ(keel_advance(engine.handle(), &session, 1, 60000000, &result), KEEL_E_CANCELLED);
+}
+
 // A range of more work items than a grid has blocks in one direction is several launches.
 TEST(CudaBackend, LaunchesAreNoLargerThanAGrid) {
     static std::vector<std::pair<uint32_t, uint32_t>> ranges[2];

@@ -133,8 +133,10 @@ keel_status launch_step(CudaDevice* device, Cursor* cursor, StepLimits* limits) 
         const CudaWork& w = work[cursor->op];
         const uint32_t items = work_items(d, w);
         if (limits->progressed || d.seen < d.made) {
-            if (limits->cancelled(limits->context)) status = KEEL_E_CANCELLED;
-            if (limits->deadline_ns && d.made - d.seen > most_ops(*d.program)) status = KEEL_AGAIN;
+            if (limits->cancelled(limits->context))
+                status = KEEL_E_CANCELLED;
+            else if (limits->deadline_ns && d.made - d.seen > most_ops(*d.program))
+                status = KEEL_AGAIN;
             if (status != KEEL_OK) break;
         }
         // As many tiles as fit, and the first one when nothing runs.
