@@ -89,7 +89,7 @@ struct StepProgress {
     bool enqueued;  // all of it: the backend is asked until it is done
     bool decode;    // one token per session, drafts aside
     Cursor cursor;  // else where to go on
-    uint64_t us;    // spent in it so far
+    uint64_t ns;    // spent in it so far, inside of calls
 };
 
 // Why the newest refused call was refused. Several threads may write; who finds it taken leaves it.

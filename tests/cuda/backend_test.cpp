@@ -634,6 +634,30 @@ TEST(CudaBackend, TimesOfOpsAreThoseOfTheDevicesClock) {
     }
 }
 
+// What steps took, as statistics have it, is the device's time, however little of it was spent inside of calls.
+TEST(CudaBackend, StatisticsCountTheDevicesTime) {
+    for (const uint64_t budget_us : {0ull, 1ull, 60000000ull}) {
+        Engine engine(keel_test::source_path(kModel), small_config());
+        FakeDriver::get().launch_ns = [](const std::string&) { return uint64_t{10000000000}; };
+        check(keel_lab_time_ops(engine.handle(), 1), "keel_lab_time_ops");
+        keel_advance_result result = sized<keel_advance_result>();
+        keel_session session = engine.session();
+        double sum_us[2] = {};  // of a prompt, and of a step of one token
+        for (const uint32_t decode : {0u, 1u}) {
+            engine.feed(tokens(decode ? 1 : 3, 1));
+            while (keel_advance(engine.handle(), &session, 1, budget_us, &result) == KEEL_AGAIN) {
+            }
+            ASSERT_EQ(result.status, KEEL_OK);
+            for (const keel_lab_op_time& t : op_times(engine)) sum_us[decode] += t.us;
+        }
+        keel_stats stats = sized<keel_stats>();
+        check(keel_engine_stats(engine.handle(), &stats), "stats");
+        EXPECT_GT(sum_us[0], 1e8);
+        EXPECT_NEAR(static_cast<double>(stats.prefill_us), sum_us[0], 1) << budget_us;
+        EXPECT_NEAR(static_cast<double>(stats.decode_us), sum_us[1], 1) << budget_us;
+    }
+}
+
 // Predictions become what is measured, and with them a budget leaves in flight what it says.
 TEST(CudaBackend, PredictionsLearnFromTheDevice) {
     keel_config config = small_config();
