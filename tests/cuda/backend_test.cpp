@@ -658,6 +658,26 @@ TEST(CudaBackend, StatisticsCountTheDevicesTime) {
     }
 }
 
+// Layers on the CPU behind those of a device are begun by the call that sees these done, while its budget lasts.
+TEST(CudaBackend, LayersOnTheHostAreReachedByTheSameCall) {
+    keel_cuda_device device = first_layers(1);
+    keel_config config = small_config();
+    config.backend_options = &device;
+    Engine engine(keel_test::source_path(kModel), config);
+    keel_session session = engine.session();
+    keel_advance_result result = sized<keel_advance_result>();
+    for (const uint32_t count : {5u, 1u}) {
+        engine.feed(tokens(count, 3));
+        EXPECT_EQ(keel_advance(engine.handle(), &session, 1, 60000000, &result), KEEL_OK);
+    }
+    // A device that stands still takes the budget and no more; without one that says so a cancel ends it.
+    FakeDriver::get().commands_per_query = 0;
+    engine.feed(tokens(1, 3));
+    EXPECT_EQ(keel_advance(engine.handle(), &session, 1, 2000, &result), KEEL_AGAIN);
+    check(keel_cancel(session), "cancel");
+    EXPECT_EQ(keel_advance(engine.handle(), &session, 1, 60000000, &result), KEEL_E_CANCELLED);
+}
+
 // Predictions become what is measured, and with them a budget leaves in flight what it says.
 TEST(CudaBackend, PredictionsLearnFromTheDevice) {
     keel_config config = small_config();

@@ -2,6 +2,7 @@
 
 #include <new>
 
+#include "platform/platform.h"
 #include "sdk/core/status.h"
 #include "sdk/plan/program.h"
 #include "sdk/plan/step.h"
@@ -102,13 +103,13 @@ keel_status offload_begin(Device* device, const Step* step) {
     return d.host->begin(d.host_device, step);
 }
 
-// Until the first layers are computed: KEEL_AGAIN when they are not and there is a deadline.
+// Until the first layers are computed, which is what the others wait for. KEEL_AGAIN: not by the deadline.
 keel_status hand_over(OffloadDevice* d, const StepLimits& limits) {
     while (!d->handed_over) {
         KEEL_TRY(d->own->poll(d->own_device, !limits.deadline_ns, &d->handed_over));
         if (d->handed_over) break;
         if (limits.cancelled(limits.context)) return KEEL_E_CANCELLED;
-        if (limits.deadline_ns) return KEEL_AGAIN;
+        if (limits.deadline_ns && platform::now_ns() >= limits.deadline_ns) return KEEL_AGAIN;
     }
     return KEEL_OK;
 }
