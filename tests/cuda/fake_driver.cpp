@@ -46,6 +46,7 @@ struct FakeStream {
     std::deque<Command> queue;
     std::unique_ptr<FakeGraph> capturing;  // what is put into the stream goes here instead
     void put(Command command) {
+        awaited = false;
         if (capturing)
             capturing->nodes.push_back(std::move(command));
         else
@@ -53,6 +54,7 @@ struct FakeStream {
     }
     void put(std::function<Result()> run) { put(Command{std::move(run), nullptr, false}); }
     Result failed = cuda::kSuccess;
+    bool awaited = false;  // since the last work was put in
 };
 struct FakeModule {};
 struct FakeKernel {
@@ -263,14 +265,17 @@ Result stream_destroy(cuda::Stream stream) {
     KEEL_ENTER();
     FakeStream* s = as_stream(stream);
     if (!s) return cuda::kInvalidValue;
+    if (!s->queue.empty() && !s->awaited) fault("a stream given back with work in it that nobody waited for");
     world().streams.erase(s);
     s->queue.clear();
     --world().driver.open_objects;
     return cuda::kSuccess;
 }
 Result stream_synchronize(cuda::Stream stream) {
-    KEEL_ENTER();
+    const std::lock_guard<std::recursive_mutex> waits(world().mutex);
     FakeStream* s = as_stream(stream);
+    if (s) s->awaited = true;
+    KEEL_ENTER();
     if (s && s->capturing) return 900;  // CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
     if (const auto meanwhile = std::exchange(world().driver.in_next_wait, nullptr)) meanwhile();
     return s ? run_commands(s, UINT32_MAX) : cuda::kInvalidValue;

@@ -169,6 +169,9 @@ void cuda_close(Device* device) {
         const Driver& driver = d.cuda.driver;
         if (current.ok()) {
             if (d.stream) wait_for_steps(d);
+            // Where a call failed, its transfer or draw may still be under way.
+            for (const Stream stream : {d.copies, d.draws})
+                if (stream) driver.stream_synchronize(stream);
             close_graphs(&d);
             close_cublas(&d);
             if (d.module) driver.module_unload(d.module);
