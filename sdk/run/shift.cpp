@@ -27,23 +27,33 @@ uint32_t rope_set_of(const Engine& e, uint32_t layer) {
     return 0;
 }
 
-// Turns the keys of one row, all heads of one layer.
-keel_status turn_keys(Engine* e, const Session& s, uint32_t layer, uint32_t slot, const float* cos_sin) {
+constexpr uint32_t kTurnedBytes = 16 * 1024;  // rows that are turned at once: as a rule, those of a page
+
+// Turns the keys of the rows from `slot` on that lie in one page, `count` at most, all heads of one layer. Gives how
+// many these are.
+keel_status turn_keys(Engine* e, const Session& s, uint32_t layer, uint32_t slot, uint32_t* count,
+                      const float* cos_sin) {
     const ModelSpec& spec = e->spec;
     const kernels::KernelSet& kernel = *e->config.kernels;
     const KvLayer& formats = e->geometry.layer[layer];
     const KvPart& part = e->kv_of(layer);
     const uint64_t page = part.page_offset(s.kv.ids[slot / kPageTokens]);
+    const uint32_t row_bytes = formats.k.code_bytes, most = kTurnedBytes / row_bytes,
+                   in_page = kPageTokens - slot % kPageTokens;
+    if (*count > in_page) *count = in_page;
+    if (*count > most) *count = most;
     for (uint32_t head = 0; head < spec.kv_heads; ++head) {
         const kernels::KvPlane plane = formats.k_head(head);
-        const uint64_t at = page + plane.codes + slot % kPageTokens * plane.code_bytes;
-        uint8_t codes[kernels::kMaxHeadDim * sizeof(float)];
+        const uint64_t at = page + plane.codes + slot % kPageTokens * row_bytes, bytes = uint64_t{*count} * row_bytes;
+        uint8_t codes[kTurnedBytes];
         float row[kernels::kMaxHeadDim];
-        KEEL_TRY(download_kv(e, codes, part, at, plane.code_bytes));
-        kernel.kv_decode[plane.format](codes, nullptr, spec.head_dim, row);
-        kernel.rope(row, spec.rope_dims / 2, cos_sin, e->rope_neox);
-        kernel.kv_encode[plane.format](row, spec.head_dim, formats.k_scale, codes, nullptr);
-        KEEL_TRY(upload_kv(e, part, at, codes, plane.code_bytes));
+        KEEL_TRY(download_kv(e, codes, part, at, bytes));
+        for (uint8_t* code = codes; code < codes + bytes; code += row_bytes) {
+            kernel.kv_decode[plane.format](code, nullptr, spec.head_dim, row);
+            kernel.rope(row, spec.rope_dims / 2, cos_sin, e->rope_neox);
+            kernel.kv_encode[plane.format](row, spec.head_dim, formats.k_scale, code, nullptr);
+        }
+        KEEL_TRY(upload_kv(e, part, at, codes, bytes));
     }
     return KEEL_OK;
 }
@@ -64,8 +74,10 @@ keel_status move_rows(Engine* e, const Session& s, uint32_t to, uint32_t by) {
     }
     for (uint32_t layer = 0; layer < e->geometry.layers; ++layer) {
         const uint32_t set = rope_set_of(*e, layer);
-        for (uint32_t slot = to - by; slot < s.computed - by; ++slot)
-            KEEL_TRY(turn_keys(e, s, layer, slot, cos_sin[set]));
+        for (uint32_t slot = to - by, count; slot < s.computed - by; slot += count) {
+            count = s.computed - by - slot;
+            KEEL_TRY(turn_keys(e, s, layer, slot, &count, cos_sin[set]));
+        }
     }
     return KEEL_OK;
 }

@@ -711,6 +711,19 @@ TEST(CudaBackend, PredictionsLearnFromTheDevice) {
     EXPECT_LE(calls, 9u);
 }
 
+// Keys that are turned go to the host and back by pages, not by rows.
+TEST(CudaBackend, AShiftMovesPages) {
+    keel_config config = small_config();
+    config.k_format = config.v_format = KEEL_KV_F16;
+    Engine engine(keel_test::source_path(kModel), config);
+    engine.feed(tokens(120, 1));
+    engine.advance();
+    const uint64_t calls = FakeDriver::get().calls;
+    check(keel_session_shift(engine.session(), 3, 9), "shift");
+    const uint64_t planes = uint64_t{engine.info().layers} * engine.info().kv_heads;
+    EXPECT_LE(FakeDriver::get().calls - calls, 40 + 20 * planes) << planes;
+}
+
 // A session saved on one backend goes on in the other, with the same bits.
 TEST(CudaBackend, SessionsMoveBetweenBackends) {
     for (const keel_kv_format format : {KEEL_KV_F16, KEEL_KV_Q8_0, KEEL_KV_TCQ_3, KEEL_KV_E8_4}) {
