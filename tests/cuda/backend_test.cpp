@@ -724,6 +724,35 @@ TEST(CudaBackend, AShiftMovesPages) {
     EXPECT_LE(FakeDriver::get().calls - calls, 40 + 20 * planes) << planes;
 }
 
+// Rows of logits come in pieces, between which transfers of other threads have their turn.
+TEST(CudaBackend, LongTransfersTakeTurns) {
+    const std::string path = keel_test::temp_path("cuda_transfers.gguf");
+    keel::tools::SynthSpec spec;
+    spec.mix = "Q8_0";
+    spec.layers = 1;
+    spec.vocabulary = 4096;
+    keel::tools::synth_write(path, spec);
+    std::vector<std::vector<float>> logits;
+    for (const keel_backend* backend : {cpu(), keel_cuda()}) {
+        keel_config config = small_config();
+        config.backend = backend;
+        config.logits_rows = 48;
+        Engine engine(path, config);
+        FakeDriver::get().longest_copy = FakeDriver::get().bytes_to_host = 0;
+        engine.feed(tokens(48, 1), KEEL_FEED_ALL_LOGITS);
+        engine.advance();
+        logits.emplace_back();
+        for (uint32_t i = 0; i < 48; ++i) {
+            const std::vector<float> row = last_logits(engine, engine.session(), i);
+            logits.back().insert(logits.back().end(), row.begin(), row.end());
+        }
+    }
+    EXPECT_EQ(logits[1], logits[0]);
+    EXPECT_GT(FakeDriver::get().bytes_to_host, 700000u);
+    EXPECT_LE(FakeDriver::get().longest_copy, 512u * 1024);
+    std::filesystem::remove(path);
+}
+
 // A session saved on one backend goes on in the other, with the same bits.
 TEST(CudaBackend, SessionsMoveBetweenBackends) {
     for (const keel_kv_format format : {KEEL_KV_F16, KEEL_KV_Q8_0, KEEL_KV_TCQ_3, KEEL_KV_E8_4}) {

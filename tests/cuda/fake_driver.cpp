@@ -3,6 +3,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <deque>
 #include <map>
 #include <memory>
@@ -425,6 +426,7 @@ Result copy_to_device(DevicePointer to, const void* from, size_t bytes, cuda::St
         fault("a copy to what is no device memory");
         return cuda::kInvalidValue;
     }
+    world().driver.longest_copy = std::max<uint64_t>(world().driver.longest_copy, bytes);
     // Pinned memory is read when the copy's turn has come, other memory at once.
     std::shared_ptr<std::vector<uint8_t>> snapshot;
     if (!is_pinned(from, bytes)) {
@@ -446,6 +448,7 @@ Result copy_to_host(void* to, DevicePointer from, size_t bytes, cuda::Stream str
         return cuda::kInvalidValue;
     }
     FakeDriver::get().bytes_to_host += bytes;
+    world().driver.longest_copy = std::max<uint64_t>(world().driver.longest_copy, bytes);
     s->put([=] {
         memcpy(to, reinterpret_cast<const void*>(from), bytes);
         return cuda::kSuccess;

@@ -34,8 +34,9 @@ struct FakeDriver {
     uint64_t allocations = 0, module_loads = 0, launches = 0, overlapping_launches = 0, windows = 0, bytes_to_host = 0,
              event_queries = 0, event_waits = 0, instantiations = 0, graph_launches = 0, cublas_calls = 0,
              cublas_products = 0;
-    int64_t open_objects = 0;  // allocations, streams, events, modules, contexts, and the library's, not given back
-    std::string fault;         // the first thing that a GPU would not have accepted
+    uint64_t longest_copy = 0;  // between host and device, in bytes
+    int64_t open_objects = 0;   // allocations, streams, events, modules, contexts, and the library's, not given back
+    std::string fault;          // the first thing that a GPU would not have accepted
 
     // A kernel that modules have beside the listed ones.
     static void add_kernel(const char* name, void (*kernel)(const void* args), uint32_t args_bytes,

@@ -106,14 +106,26 @@ void cuda_place_copies(Device* device, const Program& p, Arena* arenas) {
     at.transform = arenas[KEEL_REGION_DEVICE_WEIGHTS].place_offset("kv_transform", p.transform.bytes);
 }
 
-keel_status send(const CudaDevice& d, uint8_t* to, const void* from, uint64_t bytes) {
+// Calls put(offset, bytes), which puts a copy on the stream of copies, for one piece of `bytes` after the other.
+// Threads take turns: one inside keel_advance with a budget waits for a piece of another one's transfer, not for all.
+template <class Put>
+keel_status transfer(const CudaDevice& d, uint64_t bytes, const Put& put) {
+    constexpr uint64_t kPieceBytes = 512 * 1024;  // some 20 us
     CurrentCuda current(d.cuda);
-    const Driver& driver = d.cuda.driver;
-    return current.ok() &&
-                   driver.copy_to_device(device_pointer(to), from, static_cast<size_t>(bytes), d.copies) == kSuccess &&
-                   driver.stream_synchronize(d.copies) == kSuccess
-               ? KEEL_OK
-               : KEEL_E_DEVICE;
+    bool ok = current.ok();
+    for (uint64_t done = 0; ok && done < bytes; done += kPieceBytes) {
+        const uint64_t left = bytes - done;
+        ok = put(done, static_cast<size_t>(left < kPieceBytes ? left : kPieceBytes)) == kSuccess &&
+             d.cuda.driver.stream_synchronize(d.copies) == kSuccess;
+    }
+    return ok ? KEEL_OK : KEEL_E_DEVICE;
+}
+
+keel_status send(const CudaDevice& d, uint8_t* to, const void* from, uint64_t bytes) {
+    return transfer(d, bytes, [&](uint64_t at, size_t piece) {
+        return d.cuda.driver.copy_to_device(device_pointer(to + at), static_cast<const uint8_t*>(from) + at, piece,
+                                            d.copies);
+    });
 }
 
 // Marks lie in the host's memory, by an address of the device's.
@@ -217,14 +229,10 @@ keel_status cuda_copy(Device* device, keel_region_kind region, uint64_t to, uint
 
 keel_status cuda_download(Device* device, void* to, keel_region_kind region, uint64_t from, uint64_t bytes) {
     const CudaDevice& d = *cuda_device(device);
-    CurrentCuda current(d.cuda);
-    const Driver& driver = d.cuda.driver;
-    return current.ok() &&
-                   driver.copy_to_host(to, device_pointer(d.region[region] + from), static_cast<size_t>(bytes),
-                                       d.copies) == kSuccess &&
-                   driver.stream_synchronize(d.copies) == kSuccess
-               ? KEEL_OK
-               : KEEL_E_DEVICE;
+    return transfer(d, bytes, [&](uint64_t at, size_t piece) {
+        return d.cuda.driver.copy_to_host(static_cast<uint8_t*>(to) + at, device_pointer(d.region[region] + from + at),
+                                          piece, d.copies);
+    });
 }
 
 keel_status cuda_move_rows(Device* device, const KvRowMove* moves, uint32_t count, const uint32_t* page_id,
