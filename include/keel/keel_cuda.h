@@ -51,7 +51,9 @@ typedef struct keel_cuda_device {
     void* wait_event; /* CUevent that the first work of each step waits for; NULL: none */
     void* done_event; /* CUevent recorded behind the last work of each step; NULL: none */
     /* How keel_advance waits with budget 0, the only one that waits. 0: the driver asks the device without a pause and
-     * notices the end at once. 1: the thread sleeps until the driver wakes it, some tens of microseconds later. */
+     * notices the end at once. 1: the thread sleeps until the driver wakes it, some tens of microseconds later. Either
+     * way such a call puts a whole step onto the device, which takes nothing back: a keel_cancel meanwhile is noticed
+     * behind that step. Who wants it sooner gives a budget. */
     uint32_t sleep_in_wait;
     /* 1: decode steps of 1, 2, 4 or 8 sessions that one call enqueues whole are launched as a graph, which the driver
      * takes in one call. Made in keel_engine_init, in memory of the driver's that no plan counts; not with `layers`.
