@@ -111,7 +111,7 @@ interrupted() {
 }
 expect "Ctrl-C in eval ppl" interrupted 1 "$keel" eval ppl "$model" "$2/books-val-sample.jsonl" --window 2048 --stride 1
 expect "says so" holds 'stopped by Ctrl-C' err
-expect "Ctrl-C in bench" interrupted 3 "$keel" bench "$model" --prefill 16 --decode 16 --steps 0 --budget-us 0 --repeats 1000000 --stream-mib 8
+expect "Ctrl-C in bench" interrupted 5 "$keel" bench "$model" --prefill 16 --decode 16 --steps 0 --budget-us 0 --repeats 1000000 --stream-mib 8
 expect "shows what it measured" holds '^decode 16 tokens at 16 '
 expect "Ctrl-C in bench --contended" interrupted 3 "$keel" bench "$model" --contended --decode 16 --position 16 --repeats 1000000
 expect "shows what it measured too" holds '^busy neighbours '
