@@ -19,6 +19,7 @@
 #include "sdk/tools/lab/quantize/row_steps.h"
 #include "sdk/tools/lab/quantize/type_solver.h"
 #include "tests/test_paths.h"
+#include "tests/tools/bundled_request.h"
 
 namespace keel::tools {
 namespace {
@@ -154,15 +155,10 @@ TEST(Calibration, SingularAndHostileMoments) {
 // One layer of the bundled model, and its head: fewer output errors; the same bytes however much memory there is for
 // moments and after a run that was stopped.
 TEST(Calibration, OfAModelIsBoundedAndGoesOn) {
-    EngineOptions engine;
-    engine.model = keel_test::source_path("samples/models/books-7m-f16.gguf");
-    engine.threads = 1;
-    const ModelFile source = open_model(engine.model);
-    QuantizeRequest request;
-    request.matrices = matrices_of(*source.model, *source.reader.get());
-    request.types = TypeRules("blk.0.attn_*=Q4_K,blk.1.ffn_up=Q3_K").choose(request.matrices, source.model->spec);
-    CalibrationOptions options;
-    options.text = {keel_test::source_path("samples/models/books-val-sample.jsonl"), 2, 128};
+    keel_test::BundledRequest bundled("blk.0.attn_*=Q4_K,blk.1.ffn_up=Q3_K", 2, 128);
+    const EngineOptions& engine = bundled.engine;
+    QuantizeRequest& request = bundled.request;
+    CalibrationOptions& options = bundled.options;
     const std::string work = testing::TempDir() + "calibration." + std::to_string(getpid());
     const auto nothing = [](const std::string&, uint64_t, uint64_t) {};
     const auto whole = Calibrator(engine, request, options, {}, nothing).matrices();
@@ -211,15 +207,11 @@ TEST(Calibration, OfAModelIsBoundedAndGoesOn) {
 // One grid a row at several steps: the text is read once while there is memory for all moments, else again, to the same
 // bytes. A work file has matrices of each step, and those that no step changes once.
 TEST(Calibration, StepsOfAGridShareTheText) {
-    EngineOptions engine;
-    engine.model = keel_test::source_path("samples/models/books-7m-f16.gguf");
-    engine.threads = 1;
-    const ModelFile source = open_model(engine.model);
-    QuantizeRequest request;
-    request.matrices = matrices_of(*source.model, *source.reader.get());
-    request.types = TypeRules("blk.0.attn_*=Q8_0,blk.1.attn_k=Q3_K").choose(request.matrices, source.model->spec);
-    CalibrationOptions options;
-    options.text = {keel_test::source_path("samples/models/books-val-sample.jsonl"), 1, 96};
+    keel_test::BundledRequest bundled("blk.0.attn_*=Q8_0,blk.1.attn_k=Q3_K", 1, 96);
+    const EngineOptions& engine = bundled.engine;
+    const ModelFile& source = bundled.source;
+    QuantizeRequest& request = bundled.request;
+    CalibrationOptions& options = bundled.options;
     const std::string work = testing::TempDir() + "steps." + std::to_string(getpid());
     std::vector<std::string> done;
     const auto notes = [&](const std::string& what, uint64_t, uint64_t) { done.push_back(what); };

@@ -18,6 +18,7 @@
 #include "sdk/tools/lab/quantize/calibration.h"
 #include "sdk/tools/lab/quantize/row_quantizer.h"
 #include "tests/test_paths.h"
+#include "tests/tools/bundled_request.h"
 
 namespace keel::tools {
 namespace {
@@ -107,16 +108,12 @@ double divergence(const EngineOptions& options, const std::vector<KvReference>& 
 // Of the bundled model, a block in few bits: a library reads the file as an adapter of the coded model, whose
 // predictions are nearer to the source's with it, and the nearer the higher its rank. A later run takes what is done.
 TEST(Correction, IsAnAdapterThatBringsBackWhatCodesLose) {
-    EngineOptions engine;
-    engine.model = keel_test::source_path("samples/models/books-7m-f16.gguf");
-    engine.threads = 1;
-    const ModelFile source = open_model(engine.model);
-    QuantizeRequest request;
-    request.matrices = matrices_of(*source.model, *source.reader.get());
-    request.types = TypeRules("blk.2.*=Q2_K,token_embd=Q8_0").choose(request.matrices, source.model->spec);
+    keel_test::BundledRequest bundled("blk.2.*=Q2_K,token_embd=Q8_0", 2, 128);
+    const EngineOptions& engine = bundled.engine;
+    const ModelFile& source = bundled.source;
+    QuantizeRequest& request = bundled.request;
+    CalibrationOptions& options = bundled.options;
     request.file_type = 0;
-    CalibrationOptions options;
-    options.text = {keel_test::source_path("samples/models/books-val-sample.jsonl"), 2, 128};
     std::vector<KvReference> references;
     {
         KvRun run(with_exact_activations(engine), exact_kv(), lab_context(engine));

@@ -14,6 +14,7 @@
 #include "sdk/tools/lab/quantize/row_quantizer.h"
 #include "sdk/tools/lab/quantize/trellis_gptq.h"
 #include "tests/test_paths.h"
+#include "tests/tools/bundled_request.h"
 
 namespace keel::tools {
 namespace {
@@ -155,15 +156,11 @@ TEST(Trellis, WithADiagonalMomentCodesAreTheNearest) {
 
 // A matrix of the bundled model: its outputs suffer less from calibrated codes, and stay as near as was measured.
 TEST(Trellis, OfAModel) {
-    EngineOptions engine;
-    engine.model = keel_test::source_path("samples/models/books-7m-f16.gguf");
-    engine.threads = 1;
-    const ModelFile source = open_model(engine.model);
-    QuantizeRequest request;
-    request.matrices = matrices_of(*source.model, *source.reader.get());
-    request.types = TypeRules("blk.1.attn_output=WT3,blk.0.attn_k=Q4_K").choose(request.matrices, source.model->spec);
-    CalibrationOptions options;
-    options.text = {keel_test::source_path("samples/models/books-val-sample.jsonl"), 2, 128};
+    keel_test::BundledRequest bundled("blk.1.attn_output=WT3,blk.0.attn_k=Q4_K", 2, 128);
+    const EngineOptions& engine = bundled.engine;
+    const ModelFile& source = bundled.source;
+    QuantizeRequest& request = bundled.request;
+    CalibrationOptions& options = bundled.options;
     const auto matrices =
         Calibrator(engine, request, options, {}, [](const std::string&, uint64_t, uint64_t) {}).matrices();
     size_t calibrated = 0;
