@@ -12,6 +12,7 @@
 #include <random>
 #include <stdexcept>
 
+#include "sdk/core/hash.h"
 #include "sdk/model/model.h"
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/lab/quantize/activation_tap.h"
@@ -150,6 +151,18 @@ TEST(Calibration, SingularAndHostileMoments) {
     h(3, 3) = std::numeric_limits<double>::quiet_NaN();
     EXPECT_THROW(GptqFactor(h, plain(true)), std::invalid_argument);
     EXPECT_THROW(GptqFactor(Eigen::MatrixXd(2, 3), plain(true)), std::invalid_argument);
+}
+
+// The same tokens in other documents are another text, whose work is not gone on with.
+TEST(Calibration, TextsCutElsewhereHaveOtherHashes) {
+    const auto hash = [](const std::vector<std::vector<int32_t>>& documents) {
+        uint64_t state = kHashSeed;
+        for (const std::vector<int32_t>& ids : documents) state = hash_ids(state, ids);
+        return hash_finish(state);
+    };
+    EXPECT_EQ(hash({{1, 2}, {3}}), hash({{1, 2}, {3}}));
+    EXPECT_NE(hash({{1, 2}, {3}}), hash({{1, 2, 3}}));
+    EXPECT_NE(hash({{1, 2}, {3}}), hash({{1}, {2, 3}}));
 }
 
 // One layer of the bundled model, and its head: fewer output errors; the same bytes however much memory there is for
