@@ -83,13 +83,25 @@ struct Q8Avx2 {
             code[j] = _mm256_or_si256(code[j], _mm256_and_si256(set, _mm256_set1_epi8(16)));
         }
     }
+    template <bool is_signed>
     KEEL_INLINE I widen_pair(I bytes, int first, int second) {
-        // Every byte goes to the upper half of its 16 bits (0x80 fills the lower one); the shift extends its sign.
-        const int row0 = 0x00800080 | first << 8 | second << 24, row = 0x04000400;
+        // Every byte goes to one half of its 16 bits (0x80 fills the other one with zeros): to the lower one, or where
+        // it has a sign to the upper one, whence the shift extends it.
+        const int low = first | second << 16,
+                  row0 = is_signed ? 0x00800080 | low << 8 : static_cast<int>(0x80008000u) | low,
+                  row = is_signed ? 0x04000400 : 0x00040004;
         const I index = _mm256_broadcastsi128_si256(_mm_setr_epi32(row0, row0 + row, row0 + 2 * row, row0 + 3 * row));
-        return _mm256_srai_epi16(_mm256_shuffle_epi8(bytes, index), 8);
+        const I spread = _mm256_shuffle_epi8(bytes, index);
+        return is_signed ? _mm256_srai_epi16(spread, 8) : spread;
     }
-    KEEL_INLINE I widen_scale(I bytes, int b) { return widen_pair(bytes, b, b); }  // for madd
+    template <bool is_signed>
+    KEEL_INLINE I widen_pair(I bytes, int b) {
+        return widen_pair<is_signed>(bytes, b, b + 1);
+    }
+    template <bool is_signed>
+    KEEL_INLINE I widen_scale(I bytes, int b) {  // for madd
+        return widen_pair<is_signed>(bytes, b, b);
+    }
     KEEL_INLINE F f16_low(I v) {
         const I packed = _mm256_packus_epi32(_mm256_and_si256(v, _mm256_set1_epi32(0xffff)), _mm256_setzero_si256());
         return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0xd8)));
@@ -113,6 +125,10 @@ struct Q8Avx2 {
     }
     KEEL_INLINE I dot2(I acc, I pairs, const uint8_t* sums) {
         return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, broadcast_dword(sums)));
+    }
+    KEEL_INLINE void add_neighbours(const uint8_t* sums, uint8_t* to) {
+        const __m128i* s = reinterpret_cast<const __m128i*>(sums);
+        _mm_store_si128(reinterpret_cast<__m128i*>(to), _mm_hadd_epi16(_mm_loadu_si128(s), _mm_loadu_si128(s + 1)));
     }
     // Products of bytes want one side unsigned, so a signed code w gives |w| and its sign to x. What is used once does
     // it by an instruction that takes the multipliers' place; panels hold both apart instead, the sign as a mask that

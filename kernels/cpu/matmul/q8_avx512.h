@@ -88,14 +88,24 @@ struct Q8Avx512 {
             code[j] = _mm512_mask_add_epi8(code[j], set, code[j], _mm512_set1_epi8(16));
         }
     }
-    KEEL_INLINE I widen_scale(I bytes, int b) {
-        return _mm512_srai_epi32(b < 3 ? _mm512_slli_epi32(bytes, 24 - 8 * b) : bytes, 24);
+    // Every byte goes to one end of its element (0x80 fills the rest with zeros): to the lower one, or where it has a
+    // sign to the upper one, whence a shift extends it. row0: where the bytes of row 0 come from.
+    KEEL_INLINE I spread(I bytes, uint32_t row0, uint32_t row) {
+        const auto of_row = [&](uint32_t r) KEEL_ALWAYS_INLINE { return static_cast<int>(row0 + r * row); };
+        const I index = _mm512_broadcast_i32x4(_mm_setr_epi32(of_row(0), of_row(1), of_row(2), of_row(3)));
+        return _mm512_shuffle_epi8(bytes, index);
     }
-    KEEL_INLINE I widen_pair(I bytes, int first, int second) {
-        // Every byte goes to the upper half of its 16 bits (0x80 fills the lower one); the shift extends its sign.
-        const int row0 = 0x00800080 | first << 8 | second << 24, row = 0x04000400;
-        const I index = _mm512_broadcast_i32x4(_mm_setr_epi32(row0, row0 + row, row0 + 2 * row, row0 + 3 * row));
-        return _mm512_srai_epi16(_mm512_shuffle_epi8(bytes, index), 8);
+    template <bool is_signed>
+    KEEL_INLINE I widen_scale(I bytes, int b) {
+        const uint32_t byte = static_cast<uint32_t>(b);
+        if (!is_signed) return spread(bytes, 0x80808000u | byte, 4);
+        return _mm512_srai_epi32(spread(bytes, 0x00808080u | byte << 24, 4u << 24), 24);
+    }
+    template <bool is_signed>
+    KEEL_INLINE I widen_pair(I bytes, int b) {
+        const uint32_t both = static_cast<uint32_t>(b) | static_cast<uint32_t>(b + 1) << 16;
+        if (!is_signed) return spread(bytes, 0x80008000u | both, 0x00040004u);
+        return _mm512_srai_epi16(spread(bytes, 0x00800080u | both << 8, 0x04000400u), 8);
     }
     KEEL_INLINE F f16_low(I v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
     KEEL_INLINE F f16_high(I v) { return f16_low(_mm512_srli_epi32(v, 16)); }
@@ -115,6 +125,10 @@ struct Q8Avx512 {
     KEEL_INLINE I dot4(I acc, I codes, I x) { return _mm512_dpbusd_epi32(acc, codes, x); }
     KEEL_INLINE I dot2(I acc, I pairs, const uint8_t* sums) {
         return _mm512_dpwssd_epi32(acc, pairs, broadcast_dword(sums));
+    }
+    KEEL_INLINE void add_neighbours(const uint8_t* sums, uint8_t* to) {
+        const __m128i* s = reinterpret_cast<const __m128i*>(sums);
+        _mm_store_si128(reinterpret_cast<__m128i*>(to), _mm_hadd_epi16(_mm_loadu_si128(s), _mm_loadu_si128(s + 1)));
     }
     KEEL_INLINE I multiply_add(I acc, I t, I scale) { return _mm512_add_epi32(acc, _mm512_mullo_epi32(t, scale)); }
 

@@ -12,6 +12,7 @@ template <class Dots>
 struct Q8AvxVnni : Q8Avx2 {
     static constexpr bool kHasDot4 = true, kSignedCodes = false, kSplitSigns = false;
     KEEL_INLINE I xor_(I a, I b) { return _mm256_xor_si256(a, b); }
+    template <bool>
     KEEL_INLINE I widen_scale(I bytes, int b) {
         return _mm256_srai_epi32(b < 3 ? _mm256_slli_epi32(bytes, 24 - 8 * b) : bytes, 24);
     }

@@ -88,12 +88,15 @@ struct Q8NeonVectors {
             code[j] = or_(code[j], vreinterpretq_s32_u8(vandq_u8(set, vdupq_n_u8(16))));
         }
     }
-    KEEL_INLINE I widen_scale(I bytes, int b) { return vshrq_n_s32(vshlq_s32(bytes, vdupq_n_s32(24 - 8 * b)), 24); }
-    KEEL_INLINE I widen_pair(I bytes, int first, int second) {
+    template <bool>
+    KEEL_INLINE I widen_scale(I bytes, int b) {
+        return vshrq_n_s32(vshlq_s32(bytes, vdupq_n_s32(24 - 8 * b)), 24);
+    }
+    template <bool>
+    KEEL_INLINE I widen_pair(I bytes, int b) {
         // Every byte goes to the upper half of its 16 bits (an index beyond 15 fills the lower one); the shift extends
         // its sign.
-        const uint32_t f = 0x04ff00ffu + static_cast<uint32_t>(first) * 0x01000100u,
-                       s = 0x04ff00ffu + static_cast<uint32_t>(second) * 0x01000100u;
+        const uint32_t f = 0x04ff00ffu + static_cast<uint32_t>(b) * 0x01000100u, s = f + 0x01000100u;
         const uint8x16_t spread =
             vqtbl1q_u8(vreinterpretq_u8_s32(bytes), dwords(f, f + 0x08000800u, s, s + 0x08000800u));
         return of16(vshrq_n_s16(vreinterpretq_s16_u8(spread), 8));
@@ -117,14 +120,20 @@ struct Q8NeonVectors {
         return vmlal_high_laneq_s16(vmlal_laneq_s16(acc, vget_low_s16(as16(pairs)), sums, 2 * i), as16(pairs), sums,
                                     2 * i + 1);
     }
+    template <int n>
     KEEL_INLINE I dot_sums(I acc, const I* pairs, const uint8_t* sums) {
+        static_assert(n % 4 == 0);
         KEEL_UNROLL
-        for (int half = 0; half < 2; ++half, pairs += 4) {
-            const int16x8_t s = vreinterpretq_s16_u8(vld1q_u8(sums + 16 * half));
+        for (int i = 0; i < n; i += 4, pairs += 4) {
+            const int16x8_t s = vreinterpretq_s16_u8(vld1q_u8(sums + 4 * i));
             acc = dot_pair<3>(dot_pair<2>(dot_pair<1>(dot_pair<0>(acc, pairs[0], s), pairs[1], s), pairs[2], s),
                               pairs[3], s);
         }
         return acc;
+    }
+    KEEL_INLINE void add_neighbours(const uint8_t* sums, uint8_t* to) {
+        const int16x8_t low = vreinterpretq_s16_u8(vld1q_u8(sums)), high = vreinterpretq_s16_u8(vld1q_u8(sums + 16));
+        vst1q_u8(to, vreinterpretq_u8_s16(vpaddq_s16(low, high)));
     }
     KEEL_INLINE F zero_floats() { return vdupq_n_f32(0.0f); }
     KEEL_INLINE F broadcast(const uint8_t* p) {

@@ -13,8 +13,9 @@
 //
 // One token, and up to four of plain rows of common types (few_direct) where V::kInPlace says so: codes go from the
 // bytes to the products in registers. So do two tokens of repacked rows whose panels cost more (V::kSplitSigns). A few
-// of repacked rows, of types whose codes are taken out by few instructions (V::kInPlace): the same, in passes of 2 to
-// V::kInPlaceTokens tokens, whose sums are in registers, over a few blocks at a time. A few of other rows:
+// of repacked rows, of types whose codes are taken out by few instructions (V::kInPlace): the same, in passes of up to
+// V::kInPlaceTokens tokens (one token: only where a group has several times L rows), whose sums are in registers, over
+// a few blocks at a time. A few of other rows:
 // V::kTilePanels groups of L rows are unpacked a few blocks at a time into panels that stay in the first-level cache,
 // and passes of up to V::kTileTokens tokens use them. In all of these, every weight byte is read once, and a further
 // token costs little but its products.
@@ -36,14 +37,15 @@
 //   shift_left<n>, shift_right<n>  of 16-bit lanes; shift_left32, shift_right32: of dwords
 //   look_up(table, I)              table[byte] for every byte
 //   add_fifth_bits(qh, I code[8])  bit i of qh is bit 4 of element i
-//   widen_scale(I bytes, b)        byte b of every lane, signed, in the form multiply_add takes
-//   widen_pair(I, b0, b1)          two bytes of every lane as 16-bit pair
+//   widen_scale<is_signed>(I, b)   byte b of every lane, in the form multiply_add takes
+//   widen_pair<is_signed>(I, b)    bytes b and b + 1 of every lane as 16-bit pair
 //   f16_low(I), f16_high(I)        the low or high half of every lane as F
 //   f16_halves(I, low, high)       both
 //   broadcast_dword(a)             the dword at a, in every lane
 //   dot4(acc, codes, x)            acc + the four products of every lane (only with kHasDot4)
 //   dot2(acc, pairs, sums)         acc + the two 16-bit products of every lane
-//   dot_sums(acc, pairs, sums)     dot2 for eight pairs, where V has a faster way
+//   dot_sums<n>(acc, pairs, sums)  dot2 for n pairs, where V has a faster way
+//   add_neighbours(sums, to)       to[i] = sums[2i] + sums[2i + 1] for eight i, 16-bit
 //   multiply_add(acc, t, scale)    acc + t * scale
 // and with kSplitSigns, where signed codes of panels are kept as SplitCode:
 //   split(codes)                   the SplitCode of signed codes
@@ -92,11 +94,11 @@ constexpr PanelKind panel_kind(WeightType type) {
             V::kHasDot4 ? 0 : codes.run};
 }
 
-// The integer factors of a block: per sub-block its scale, and what the sixteen activation sums, taken in pairs, are
-// multiplied with.
+// The integer factors of a block: per sub-block its scale, and what the activation sums of sub-blocks, taken in pairs,
+// are multiplied with.
 template <class V, PanelKind K>
 struct BlockFactors {
-    static constexpr uint32_t kScales = K.sub ? K.elements / K.sub : 0, kPairs = K.paired ? 8 : 0;
+    static constexpr uint32_t kScales = K.sub ? K.elements / K.sub : 0, kPairs = K.paired ? kScales / 2 : 0;
     typename V::I integers[kScales + kPairs + (kScales == 0)];
     typename V::F d, m;
     KEEL_ALWAYS_INLINE typename V::I* scale() { return integers; }
@@ -248,21 +250,24 @@ KEEL_INLINE void look_up_iq4_codes(typename V::I* code) {
     KEEL_UNROLL
     for (int j = 0; j < 8; ++j) code[j] = V::look_up(table, code[j]);
 }
-template <class V, PanelKind K>
-KEEL_INLINE void set_scales(const typename V::I* bytes, BlockFactors<V, K>& f) {
-    KEEL_UNROLL
-    for (uint32_t j = 0; j < BlockFactors<V, K>::kScales; ++j)
-        f.scale()[j] = V::widen_scale(bytes[j / 4], static_cast<int>(j % 4));
+// Scales and minima of these types are at most 63; the others have scales below zero.
+constexpr bool signed_scales(WeightType type) {
+    return type != kQ2_K && type != kQ4_K && type != kQ5_K;
 }
-// Factors of the activation sums 2i and 2i + 1.
+template <class V, WeightType T>
+KEEL_INLINE void set_scales(const typename V::I* bytes, BlockFactors<V, panel_kind<V>(T)>& f) {
+    KEEL_UNROLL
+    for (uint32_t j = 0; j < f.kScales; ++j)
+        f.scale()[j] = V::template widen_scale<signed_scales(T)>(bytes[j / 4], static_cast<int>(j % 4));
+}
+// Factors of the activation sums of sub-blocks 2i and 2i + 1.
 template <class V, WeightType T>
 KEEL_INLINE void set_pairs(const typename V::I* bytes, BlockFactors<V, panel_kind<V>(T)>& f) {
     constexpr int kOffset = code_traits<V>(T).offset;
     if constexpr (panel_kind<V>(T).paired) {
         KEEL_UNROLL
-        for (int i = 0; i < 8; ++i) {
-            typename V::I p = block_shape(T).sub == 32 ? V::widen_pair(bytes[i / 4], i % 4, i % 4)
-                                                       : V::widen_pair(bytes[i / 2], 2 * (i % 2), 2 * (i % 2) + 1);
+        for (int i = 0; i < static_cast<int>(f.kPairs); ++i) {
+            typename V::I p = V::template widen_pair<signed_scales(T)>(bytes[i / 2], 2 * (i % 2));
             if constexpr (kOffset != 0)
                 p = V::negate16(V::template shift_left<__builtin_ctz(static_cast<unsigned>(kOffset))>(p));
             f.pair()[i] = p;
@@ -418,7 +423,7 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, panel_kind<V>(T
         const I minimum[2] = {
             bits_of<V, 0>(head[2], 63),
             V::or_(bits_of<V, 4>(head[3], 15), V::template shift_right<2>(V::and_(head[2], V::set1_8(0xc0))))};
-        set_scales(scale, f);
+        set_scales<V, T>(scale, f);
         set_pairs<V, T>(minimum, f);
         I qh[8];
         if constexpr (T == kQ5_K) rows.template dwords<8>(16, qh);
@@ -449,7 +454,7 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, panel_kind<V>(T
             scale[i] = bits_of<V, 0>(head[i], 15);
             minimum[i] = bits_of<V, 4>(head[i], 15);
         }
-        set_scales(scale, f);
+        set_scales<V, T>(scale, f);
         set_pairs<V, T>(minimum, f);
         each_part<kWrittenOut, 2>([&](auto half) KEEL_ALWAYS_INLINE {
             I t[8];
@@ -469,7 +474,7 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, panel_kind<V>(T
                     high = bits_of<V, 2 * i.value - 4>(u[2], 48);
             scale[i.value] = V::sub8(V::or_(low, high), V::set1_8(32));
         });
-        set_scales(scale, f);
+        set_scales<V, T>(scale, f);
         set_pairs<V, T>(scale, f);
         I hmask[8];
         rows.template dwords<8>(0, hmask);
@@ -491,7 +496,7 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, panel_kind<V>(T
     } else if constexpr (T == kQ6_K) {
         f.d = rows.block_scale();
         rows.template dwords<4>(192, head);
-        set_scales(head, f);
+        set_scales<V, T>(head, f);
         set_pairs<V, T>(head, f);
         each_part<kWrittenOut, 2>([&](auto half) KEEL_ALWAYS_INLINE {
             I qh[8];
@@ -526,7 +531,7 @@ KEEL_INLINE void unpack_rows(const Source& rows, BlockFactors<V, panel_kind<V>(T
             });
             scale[half.value] = V::sub8(all, V::set1_8(32));
         });
-        set_scales(scale, f);
+        set_scales<V, T>(scale, f);
         set_pairs<V, T>(scale, f);
         each_part<kWrittenOut, 8>([&](auto j) KEEL_ALWAYS_INLINE {
             load_nibbles<V>(rows, 8 + 16 * static_cast<uint32_t>(j.value), code);
@@ -595,17 +600,26 @@ KEEL_INLINE void multiply_chunk(Codes&& code, Scales&& scale, Address&& q, typen
     }
 }
 
-// The sixteen activation sums of a block of 256 times their factors: acc[r * N + c] of group r's factors and token c.
-template <class V, int N, int R, class Pairs>
+// The activation sums of a block's sub-blocks times their factors: acc[r * N + c] of group r's factors and token c.
+// Tokens have sums of 16 elements.
+template <class V, PanelKind K, int N, int R, class Pairs>
 KEEL_INLINE void dot_sums(Pairs&& pairs, const uint8_t* sums, const uint64_t* at, typename V::I* acc) {
-    if constexpr (requires { V::dot_sums(acc[0], pairs(0), sums); }) {
+    constexpr int kPairs = BlockFactors<V, K>::kPairs;
+    static_assert(K.sub == 16 || K.sub == 32);
+    alignas(16) uint8_t of_32[K.sub == 32 ? N : 1][16];
+    if constexpr (K.sub == 32) {
         KEEL_UNROLL
-        for (int i = 0; i < R * N; ++i) acc[i] = V::dot_sums(acc[i], pairs(i / N), sums + at[i % N]);
+        for (int c = 0; c < N; ++c) V::add_neighbours(sums + at[c], of_32[c]);
+    }
+    const auto of_sub = [&](int c) KEEL_ALWAYS_INLINE { return K.sub == 32 ? of_32[c] : sums + at[c]; };
+    if constexpr (requires { V::template dot_sums<kPairs>(acc[0], pairs(0), sums); }) {
+        KEEL_UNROLL
+        for (int i = 0; i < R * N; ++i) acc[i] = V::template dot_sums<kPairs>(acc[i], pairs(i / N), of_sub(i % N));
     } else {
-        each_part<R * N == 1, 8>([&](auto pair) KEEL_ALWAYS_INLINE {
+        each_part<R * N <= 2, kPairs>([&](auto pair) KEEL_ALWAYS_INLINE {
             KEEL_UNROLL
             for (int i = 0; i < R * N; ++i)
-                acc[i] = V::dot2(acc[i], pairs(i / N)[pair.value], sums + at[i % N] + 4 * pair.value);
+                acc[i] = V::dot2(acc[i], pairs(i / N)[pair.value], of_sub(i % N) + 4 * pair.value);
         });
     }
 }
@@ -624,7 +638,7 @@ KEEL_INLINE void finish_block(Factors&& factors, typename V::I* sum, const uint8
         for (int i = 0; i < R * N; ++i)
             m[i] = K.sub == 0 ? V::dot2(V::zero(), V::set1_16(1), sums + at[i % N]) : V::zero();
     }
-    if constexpr (K.paired) dot_sums<V, N, R>(pairs, sums, at, K.minimum ? m : sum);
+    if constexpr (K.paired) dot_sums<V, K, N, R>(pairs, sums, at, K.minimum ? m : sum);
     KEEL_UNROLL
     for (int i = 0; i < R * N; ++i) {
         const F da = V::broadcast(d + at[i % N]);
@@ -674,6 +688,13 @@ KEEL_ONE_COPY void store_tile(const MatmulArgs& a, uint32_t row, uint32_t rows, 
 // Types whose dwords hold codes that at most three instructions take out: cheaper than to store and load unpacked ones.
 constexpr bool codes_in_place(WeightType type) {
     return type == kQ4_0 || type == kQ4_1 || type == kQ4_K || type == kQ8_0;
+}
+
+// Whether one token of repacked rows of those types goes in passes too: the groups of L rows that a group of repacked
+// ones has then share the activations in registers.
+template <class V>
+constexpr bool one_in_place() {
+    return V::kLanes < kRepackRows;
 }
 
 // Types of which a few tokens of plain rows are taken straight from the weights. Others, that few models are made of,
@@ -1059,7 +1080,8 @@ KEEL_ONE_COPY void multiply_few(const MatmulArgs& a, const PanelSource<V>& sourc
     }
 }
 
-// Tokens of the next pass when `left`, at least two, are left: as few passes as there can be, as equal as they can be.
+// Tokens of the next pass when `left`, at least InPlacePasses::kLeast, are left: as few passes as there can be, as equal as
+// they can be.
 template <class V>
 constexpr uint32_t in_place_tokens(uint32_t left) {
     const uint32_t passes = (left + V::kInPlaceTokens - 1) / V::kInPlaceTokens;
@@ -1067,17 +1089,18 @@ constexpr uint32_t in_place_tokens(uint32_t left) {
 }
 template <class V>
 struct InPlacePasses {
-    decltype(&group_times_tokens<V, kQ8_0, 2>) of[V::kInPlaceTokens - 1];  // of 2 tokens and more
+    static constexpr int kLeast = one_in_place<V>() ? 1 : 2;
+    decltype(&group_times_tokens<V, kQ8_0, 2>) of[V::kInPlaceTokens - kLeast + 1];  // of kLeast tokens and more
 };
 template <class V, WeightType T, int... N>
 constexpr InPlacePasses<V> in_place_passes(std::integer_sequence<int, N...>) {
-    return {{group_times_tokens<V, T, N + 2>...}};
+    return {{group_times_tokens<V, T, N + InPlacePasses<V>::kLeast>...}};
 }
 template <class V, WeightType T>
 constexpr InPlacePasses<V> kInPlacePasses =
-    in_place_passes<V, T>(std::make_integer_sequence<int, V::kInPlaceTokens - 1>{});
+    in_place_passes<V, T>(std::make_integer_sequence<int, V::kInPlaceTokens - InPlacePasses<V>::kLeast + 1>{});
 
-// Two to V::kFewTokens tokens of repacked weights in blocks of so many elements.
+// Up to V::kFewTokens tokens, InPlacePasses::kLeast at least, of repacked weights in blocks of so many elements.
 template <class V>
 KEEL_ONE_COPY void multiply_in_place(const MatmulArgs& a, const InPlacePasses<V>& passes, uint32_t elements) {
     constexpr uint32_t R = kRepackRows / V::kLanes;
@@ -1098,7 +1121,8 @@ KEEL_ONE_COPY void multiply_in_place(const MatmulArgs& a, const InPlacePasses<V>
             const uint32_t count = blocks - first < stretch ? blocks - first : stretch;
             for (uint32_t c = 0, n; c < a.tokens; c += n) {
                 n = in_place_tokens<V>(a.tokens - c);
-                passes.of[n - 2](group, first, count, a.from_memory && c == 0, x, at + c, acc + R * c);
+                passes.of[n - InPlacePasses<V>::kLeast](group, first, count, a.from_memory && c == 0, x, at + c,
+                                                        acc + R * c);
             }
         }
         for (uint32_t c = 0, n; c < a.tokens; c += n) {
@@ -1166,9 +1190,12 @@ KEEL_ONE_COPY void multiply_many(const MatmulArgs& a, const PanelSource<V>& sour
 // Any number of tokens. A matrix unit takes over as soon as there are more than one tile has.
 template <class V, WeightType T, bool kRepacked>
 KEEL_INLINE void matmul_q8_rows(const MatmulArgs& a, MatrixUnit unit = nullptr) {
-    if (a.tokens == 1) {
-        multiply_direct<V, T, kRepacked, 1>(a);
-        return;
+    constexpr bool kCodesInPlace = kRepacked && V::kInPlace && codes_in_place(T);
+    if constexpr (!(kCodesInPlace && one_in_place<V>())) {
+        if (a.tokens == 1) {
+            multiply_direct<V, T, kRepacked, 1>(a);
+            return;
+        }
     }
     if constexpr (V::kInPlace && !kRepacked && few_direct(T)) {
         if (a.tokens <= 4) {
@@ -1185,7 +1212,7 @@ KEEL_INLINE void matmul_q8_rows(const MatmulArgs& a, MatrixUnit unit = nullptr) 
     }
     if (a.tokens > (unit ? V::kTileTokens : V::kFewTokens))
         multiply_many<V>(a, kPanelSource<V, T, kRepacked>, unit);
-    else if constexpr (kRepacked && V::kInPlace && codes_in_place(T))
+    else if constexpr (kCodesInPlace)
         multiply_in_place<V>(a, kInPlacePasses<V, T>, block_shape(T).elements);
     else
         multiply_few<V>(a, kPanelSource<V, T, kRepacked>);
