@@ -37,7 +37,8 @@ int main(void) {
     const keel_model* model = NULL;
     keel_model_info info = {.struct_size = sizeof info};
     must("inspect", keel_inspect(&reader, NULL, model_memory, sizeof model_memory, &model, &info, &error));
-    keel_config config = {.struct_size = sizeof config, .context_tokens = 512, .weights = KEEL_WEIGHTS_MAP};
+    keel_config config = {
+        .struct_size = sizeof config, .context_tokens = 512, .weights = KEEL_WEIGHTS_MAP, .threads = 2};
     keel_memory memory = {.struct_size = sizeof memory};
     memory.regions[KEEL_REGION_PERSISTENT] = (keel_region){persistent, sizeof persistent};
     memory.regions[KEEL_REGION_SCRATCH] = (keel_region){scratch, sizeof scratch};

@@ -34,7 +34,8 @@ int main(int argc, char** argv) {
     if (failed(path, keel_inspect(&reader, NULL, model_memory, sizeof model_memory, &model, &info, &error))) return 1;
 
     /* 2. Plan, compare with the buffers, start. Weights are read in place from the mapped file. */
-    keel_config config = {.struct_size = sizeof config, .context_tokens = 512, .weights = KEEL_WEIGHTS_MAP};
+    keel_config config = {
+        .struct_size = sizeof config, .context_tokens = 512, .weights = KEEL_WEIGHTS_MAP, .threads = 2};
     keel_memory_plan plan = {.struct_size = sizeof plan};
     if (failed("plan", keel_plan(&reader, model, &config, &plan, &error))) return 1;
     keel_memory memory = {.struct_size = sizeof memory};

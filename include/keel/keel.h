@@ -32,6 +32,7 @@
  *   | keel_session            | one thread at a time; KEEL_E_BUSY while another call works on it                      |
  *   | keel_cancel             | any thread, any time, also while keel_advance runs                                    |
  *   | closing                 | no other call may run on what is closed; a handle used after it is KEEL_E_HANDLE      |
+ *   A thread that calls Keel has 256 KiB of stack, as Keel's own have. At most 16 engines live in a process at once.
  *
  * Memory and NUMA
  *   Keel moves no page. Memory lies on the node of the thread that touches it first: the caller's (keel_memory_default
@@ -169,14 +170,15 @@ KEEL_API keel_status keel_plan(const keel_reader* reader, const keel_model* mode
  * memory of a living engine.
  * KEEL_E_FILE_MISMATCH: not the file that was inspected, by header and samples of the weights (info.fingerprint).
  * Errors: as keel_plan, and KEEL_E_MEMORY_TOO_SMALL, KEEL_E_MEMORY_ALIGN, KEEL_E_FILE_READ, KEEL_E_FILE_FORMAT,
- * KEEL_E_CANCELLED (progress hook), KEEL_E_PLATFORM, KEEL_E_SLOTS_FULL. */
+ * KEEL_E_CANCELLED (progress hook), KEEL_E_PLATFORM, KEEL_E_SLOTS_FULL (16 engines live). */
 KEEL_API keel_status keel_engine_init(const keel_reader* reader, const keel_model* model, const keel_config* config,
                                       const keel_memory* memory, keel_engine* out, keel_error* error);
 /* Closes all its sessions, stops its threads. The caller may then reuse the memory. KEEL_E_BUSY while advancing, and
  * while a call uses one of its sessions: also from a hook of that call. */
 KEEL_API keel_status keel_engine_close(keel_engine engine);
 
-/* Opens a session slot. `desc` may be NULL. KEEL_E_SLOTS_FULL, KEEL_E_KV_FULL (reserved_pages not available). */
+/* Opens a session slot. `desc` may be NULL. KEEL_E_SLOTS_FULL, KEEL_E_KV_FULL (reserved_pages not available),
+ * KEEL_E_ARGUMENT (more of them than a context has). */
 KEEL_API keel_status keel_session_open(keel_engine engine, const keel_session_desc* desc, keel_session* out);
 
 enum {
@@ -249,8 +251,8 @@ KEEL_API keel_status keel_session_propose_tree(keel_session session, const int32
  *     feed(x, SAMPLE) ──> keel_session_draft(session, drafter, 0, NULL) ──> advance ...
  *
  *   drafter    keeps what it has in common with the session, so use one for one session. Its tokens and sampling are
- *              this call's; it is not held to the session's grammar or hook, which drafts then do not meet. It takes no
- *              drafts itself, its tokens do not count and nothing learns from them, nor in a fork, until it is
+ *              this call's; it is not held to the session's grammar, which drafts then do not meet, and the hook it meets
+ *              is that of its own engine. It takes no drafts itself, its tokens do not count and nothing learns from them, nor in a fork, until it is
  *              restored, or truncated to 0 tokens and fed.
  *              `session` itself: its low-rank variant drafts over the session's own KV rows (Experimental), which are
  *              the dense ones again afterwards, bit for bit. Not behind more than one pending token.
@@ -287,11 +289,11 @@ typedef struct keel_advance_result {
  *               A draw of KEEL_FEED_SAMPLE is one piece, predicted to take as long as the last one and put off when
  *               that does not fit; one that takes longer ends so much later.
  *               Outside of it: keel_session_sample without KEEL_FEED_SAMPLE (passes over the vocabulary; 0.2 to 0.4 ms
- *               for 150,000 tokens as a model weighs them, 0.5 to 1.3 ms where most are about equally probable), the
+ *               for 150,000 tokens as a model weighs them, 0.9 with typical_p, 0.5 to 1.3 ms where most are about equally probable), the
  *               mask of a grammar where it is in a state not met lately (a walk over the vocabulary: for 49,000 tokens
  *               0.04 ms at the median of a JSON schema, 0.95 at its 99th percentile, 1.2 at most, and more for grammars
  *               made to be slow; in a draw and in keel_session_allowed alike), a hook, keel_session_fork (copies logits
- *               and f16 rows), keel_session_shift (some 1 us for every position, layer and KV head that moves), save
+ *               and rows of sinks and recent positions), keel_session_shift (some 1 us for every position, layer and KV head that moves), save
  *               and restore.
  *   results     count entries, of which the first one's struct_size is set; each filled also when the call fails (with
  *               its status and zeros when it is refused whole)
@@ -335,7 +337,8 @@ KEEL_API const char* keel_status_text(keel_status status);
 KEEL_API uint32_t keel_version(void);
 
 /* Detail of an error in a file or a configuration: which field, at which byte, and why. Every function that reads a
- * file takes an optional pointer to one and fills it on error only. */
+ * file takes an optional pointer to one and fills it on error only. Errors that say all there is (of a handle, of a
+ * state, KEEL_E_BUSY, KEEL_E_KV_FULL) may leave it: it belongs to a result where error->status is that result. */
 struct keel_error {
     uint32_t struct_size;
     keel_status status;
@@ -392,7 +395,8 @@ struct keel_reader {
     uint64_t begin_bytes; /* where the file begins in what read_at reads; 0 but for keel_reader_part. Not of `mapped` */
     uint32_t part;        /* nonzero: made by keel_reader_part; keel_reader_close does nothing */
     /* 16: the matrices of a GGUF file in which they can be have their rows interleaved by 16, as KEEL_WEIGHTS_REPACK
-     * lays them, so that they are used as they are, also mapped: some packs. 0: a plain GGUF file. */
+     * lays them, so that they are used as they are, also mapped, but with KEEL_ACTIVATION_F32: some packs. 0: a plain GGUF
+     * file. */
     uint32_t interleaved_rows;
     /* Nonzero: what read_at and `mapped` have is so many bytes of an entropy-coded file, and size_bytes is that of the
      * plain one: keel_pack_reader of a section with a codec. Keel decodes it wherever it reads; it cannot be used as it
@@ -491,7 +495,8 @@ typedef struct keel_hooks {
      * set, Keel starts no threads of its own; config.threads then says into how many tasks work is cut. */
     void (*parallel_for)(void* user_data, uint32_t tasks, void (*task)(void* context, uint32_t index), void* context);
     /* Narrows what may be sampled: clear bit i%8 of mask[i/8] to forbid token i. All bits are set on entry. `tokens`
-     * are the session's tokens so far. Called inside keel_session_sample. */
+     * are the session's tokens so far. Called wherever a token is drawn: in keel_session_sample, in keel_advance with
+     * KEEL_FEED_SAMPLE, and in keel_session_draft, there for the drafting session and with drafts among its tokens. */
     void (*allowed_tokens)(void* user_data, keel_session session, const int32_t* tokens, uint32_t token_count,
                            uint8_t* mask, uint32_t vocabulary);
     /* The time now, as strftime writes it, into dst; returns its bytes, at most `capacity`. For templates that call
@@ -696,14 +701,17 @@ typedef struct keel_backend keel_backend; /* opaque; a library of its own gives 
  * engine. */
 struct keel_config {
     uint32_t struct_size;
-    uint32_t api_version;    /* KEEL_API_VERSION, or 0 for the same */
-    uint32_t context_tokens; /* longest sequence of one session, default min(train context, 4,096) */
-    uint32_t max_sessions;   /* session slots, default 1, at most 64 */
-    uint32_t kv_pages;       /* KV pages shared by all sessions; default: enough for every session at full context */
+    uint32_t api_version; /* KEEL_API_VERSION, or 0 for the same */
+    /* Longest sequence of one session, default min(train context, 4,096), at most 2^24. */
+    uint32_t context_tokens;
+    uint32_t max_sessions; /* session slots, default 1, at most 64 */
+    uint32_t kv_pages;     /* KV pages shared by all sessions; default: enough for every session at full context */
     /* Most tokens in one forward step, default 256, at most 512; a longer prompt is cut at absolute multiples of 64. */
     uint32_t chunk_tokens;
-    uint32_t logits_rows; /* logits rows kept per session, default 1; more for scoring every position of a chunk */
-    /* Longest unsplittable run of text that keel_tokenize handles, default 16,384; each byte takes 37 of memory. */
+    /* Logits rows kept per session, default 1, at most 512; more for scoring every position of a chunk. */
+    uint32_t logits_rows;
+    /* Longest unsplittable run of text that keel_tokenize handles, default 16,384, 64 to 2^24; each byte takes 37 of
+     * memory. */
     uint32_t max_text_bytes;
     keel_weights weights;
     keel_activation activation;
@@ -712,12 +720,13 @@ struct keel_config {
     keel_kv_format k_format;
     keel_kv_format v_format;
     /* Compute threads, the caller's included, at most 64; default: one per core in the caller's affinity mask, and no
-     * more than the CPU quota of its control groups, rounded down. */
+     * more than the CPU quota of its control groups, rounded down. Each has a stack in KEEL_REGION_PERSISTENT: give a
+     * number where buffers are sized for more than one machine. */
     uint32_t threads;
 #define KEEL_KV_NO_SINKS UINT32_MAX /* as kv_sink_tokens, whose 0 is the default */
     /* Nonzero: worker threads are bound to cores of the caller's mask, one each; the calling thread stays as it is. */
     uint32_t pin_threads;
-    uint32_t tile_us;            /* predicted time between two looks at the clock, default 250 */
+    uint32_t tile_us;            /* predicted time between two looks at the clock, default 250, at most 10^6 */
     uint32_t kv_sink_tokens;     /* first positions also read in f16, at most 64; default 1, of f16 and f32 rows none */
     uint32_t kv_recent_tokens;   /* the last so many before each query are read as q8_0; default 0, at most 512 */
     uint32_t kv_rollback_tokens; /* with kv_recent_tokens: how far keel_session_truncate can go back; default 16, at
@@ -737,8 +746,8 @@ struct keel_config {
      * takes a row of logits. Pages that drafts need are the session's for the time of the step. */
     uint32_t draft_tokens;
     const void* backend_options; /* a struct of the backend, with struct_size; NULL: its defaults. The CPU has none */
-    uint32_t
-        drafters; /* KEEL_DRAFT_*: what proposes tokens where the caller does not; needs draft_tokens; default: none */
+    /* KEEL_DRAFT_*: what proposes tokens where the caller does not; needs draft_tokens; default: none. */
+    uint32_t drafters;
     keel_numerics numerics;
     uint64_t draft_pool_bytes; /* of KEEL_DRAFT_POOL, rounded down to 64; default 4 MiB, or a KEEL_PART_DRAFT_POOL's */
 };
@@ -844,7 +853,8 @@ struct keel_memory {
 
 /* Convenience, in an object file of its own (libkeel_memory.a): allocates every region of a plan with mimalloc, asking
  * for huge pages. The core never calls it. Release with keel_memory_release after keel_engine_close.
- * KEEL_E_UNSUPPORTED: a plan with memory of a device, which its backend's library allocates. */
+ * KEEL_E_UNSUPPORTED: a plan with memory of a device, which its backend's library allocates. KEEL_E_PLATFORM: the
+ * system has not so much. */
 keel_status keel_memory_default(const keel_memory_plan* plan, keel_memory* out);
 void keel_memory_release(keel_memory* memory);
 
@@ -986,7 +996,8 @@ KEEL_API keel_status keel_session_set_grammar(keel_session session, uint32_t fro
 /* What the grammar allows behind the session's tokens followed by `tokens`, a draft that is not fed: bit id % 8 of
  * mask[id / 8] is set for each token that may come next, the bits keel_session_sample would use there without the
  * allowed_tokens hook. count 0: behind the session's tokens. mask: (vocabulary + 7) / 8 bytes, else
- * KEEL_E_BUFFER_TOO_SMALL. KEEL_E_STATE: the session is not held to a grammar. KEEL_E_FILE_LIMIT as above. */
+ * KEEL_E_BUFFER_TOO_SMALL. KEEL_E_STATE: the session is not held to a grammar. KEEL_E_FILE_LIMIT as above: then the
+ * mask allows nothing. */
 KEEL_API keel_status keel_session_allowed(keel_session session, const int32_t* tokens, uint32_t count, uint8_t* mask,
                                           size_t capacity_bytes);
 /* Tokens for what the grammar leaves no choice about now, such as the name of a required property: feed them instead of
@@ -1013,8 +1024,9 @@ typedef struct keel_session_info {
     uint32_t token_count; /* computed + pending */
     uint32_t computed_tokens;
     uint32_t sampled_tokens; /* of these, drawn by keel_session_sample; what min_tokens counts */
-    const int32_t* tokens;   /* token_count ids, valid until the next call on this session */
-    uint32_t kv_pages;       /* pages this session refers to; those that were evicted are not among them */
+    const int32_t*
+        tokens;        /* token_count ids, valid until they change: feed, advance, truncate, shift, restore, close */
+    uint32_t kv_pages; /* pages this session refers to; those that were evicted are not among them */
     uint32_t context_tokens;
     uint32_t variant; /* a keel_variant (Experimental); 0: dense */
     uint32_t reserved;
@@ -1023,10 +1035,12 @@ typedef struct keel_session_info {
     uint32_t adapter;    /* its number, or KEEL_ADAPTER_OFF */
     float adapter_scale; /* 0: none */
 } keel_session_info;
+/* Also from a hook of a call that uses the session; else, as every call, from one thread at a time. */
 KEEL_API keel_status keel_session_get(keel_session session, keel_session_info* out);
 
 /* Logits of row `row` (0 = first kept, logits_rows - 1 = newest): *view has vocabulary floats, after the model's own
- * soft cap, before any sampling adjustment. Valid until the next feed, advance, truncate or restore on this session. */
+ * soft cap, before any sampling adjustment. Valid until the next feed, advance, truncate or restore on this session.
+ * KEEL_E_NO_LOGITS: no such row was kept; the same for the next two. */
 KEEL_API keel_status keel_session_logits(keel_session session, uint32_t row, const float** view, uint32_t* vocabulary);
 /* Final hidden state (after the output norm) of the same row: *view has `embedding` floats. */
 KEEL_API keel_status keel_session_hidden(keel_session session, uint32_t row, const float** view, uint32_t* embedding);

@@ -70,6 +70,19 @@ constexpr keel_part part(keel_part_kind kind, const keel_reader* reader, const v
     return p;
 }
 
+// The first `count` of `out`, which a call filled. Where the call took an empty `out` for the question how many there
+// are, the answer is KEEL_E_BUFFER_TOO_SMALL.
+template <class T>
+Result<std::span<const T>> filled(keel_status status, std::span<T> out, size_t count) {
+    if (status != KEEL_OK) return {status};
+    if (count > out.size()) return {KEEL_E_BUFFER_TOO_SMALL};
+    return {KEEL_OK, out.first(count)};
+}
+inline Result<std::string_view> filled_text(keel_status status, std::span<char> out, size_t bytes) {
+    const Result<std::span<const char>> text = filled(status, out, bytes);
+    return {text.status, {text->data(), text->size()}};
+}
+
 // The part of `out` that was filled with ops, or objects, of the plan; an empty `out` asks for none. *count becomes
 // their number. KEEL_E_BUFFER_TOO_SMALL: `out` has no room for all of them.
 template <class T>
@@ -279,8 +292,7 @@ class Session {
                                           keel_error* error = nullptr) const {
         size_t count = 0;
         const keel_status status = keel_session_chat(handle_, &chat, kept, ids.data(), ids.size(), &count, error);
-        if (status != KEEL_OK) return {status};
-        return {KEEL_OK, ids.first(count)};
+        return filled<int32_t>(status, ids, count);
     }
     Result<std::span<const int32_t>> tokens() const {
         const Result<keel_session_info> i = info();
@@ -420,8 +432,7 @@ class Engine {
         size_t count = 0;
         const keel_status status =
             keel_tokenize(handle_, text.data(), text.size(), flags, ids.data(), ids.size(), &count);
-        if (status != KEEL_OK) return {status};
-        return {KEEL_OK, ids.first(count)};
+        return filled<int32_t>(status, ids, count);
     }
     Result<size_t> token_count(std::string_view text, uint32_t flags = 0) const {
         Result<size_t> result;
@@ -432,22 +443,19 @@ class Engine {
         size_t bytes = 0;
         const keel_status status =
             keel_detokenize(handle_, ids.data(), ids.size(), flags, dst.data(), dst.size(), &bytes);
-        if (status != KEEL_OK) return {status};
-        return {KEEL_OK, {dst.data(), bytes}};
+        return filled_text(status, dst, bytes);
     }
     Result<std::string_view> chat_format(const keel_chat& chat, std::span<char> dst,
                                          keel_error* error = nullptr) const {
         size_t bytes = 0;
         const keel_status status = keel_chat_format(handle_, &chat, dst.data(), dst.size(), &bytes, error);
-        if (status != KEEL_OK) return {status};
-        return {KEEL_OK, {dst.data(), bytes}};
+        return filled_text(status, dst, bytes);
     }
     Result<std::span<const int32_t>> chat_tokenize(const keel_chat& chat, std::span<int32_t> ids,
                                                    keel_error* error = nullptr) const {
         size_t count = 0;
         const keel_status status = keel_chat_tokenize(handle_, &chat, ids.data(), ids.size(), &count, error);
-        if (status != KEEL_OK) return {status};
-        return {KEEL_OK, ids.first(count)};
+        return filled<int32_t>(status, ids, count);
     }
 
   private:

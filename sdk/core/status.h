@@ -72,6 +72,14 @@ keel_status read_versioned(const T* first, T* dst, uint32_t i = 0) {
         if (dst->reserved) return KEEL_E_ABI;
     return KEEL_OK;
 }
+// The same with a reason for *error; field: what the caller calls it.
+template <class T>
+keel_status read_versioned(const T* src, T* dst, const char* field, keel_error* error) {
+    const keel_status status = read_versioned(src, dst);
+    return status == KEEL_OK
+               ? KEEL_OK
+               : fail(error, status, 0, field, "struct_size or a reserved field does not fit this library");
+}
 template <class T>
 keel_status write_versioned(const T& src, T* first, uint32_t i = 0) {
     const uint32_t stride_bytes = first->struct_size;

@@ -505,9 +505,9 @@ constexpr uint32_t kIntegerTypes =
 
 }  // namespace
 
-keel_status resolve_limits(const keel_limits* limits, keel_limits* out) {
+keel_status resolve_limits(const keel_limits* limits, keel_limits* out, keel_error* error) {
     keel_limits given = {};
-    if (limits) KEEL_TRY(read_versioned(limits, &given));
+    if (limits) KEEL_TRY(read_versioned(limits, &given, "limits", error));
     const auto or_default = [](auto value, auto fallback) { return value ? value : fallback; };
     *out = {};
     out->struct_size = sizeof *out;

@@ -105,7 +105,7 @@ keel_status read_rows(const keel_reader& reader, const GgufTensor& t, uint64_t r
 keel_status hash_tensor_sample(const keel_reader& reader, const GgufTensor& t, uint64_t number, uint64_t* state);
 
 // Limits with defaults filled in from a possibly null, possibly shorter struct. KEEL_E_ABI.
-keel_status resolve_limits(const keel_limits* limits, keel_limits* out);
+keel_status resolve_limits(const keel_limits* limits, keel_limits* out, keel_error* error = nullptr);
 
 // Where the bytes of a value's key lie: they come right before the value's type and lengths.
 inline uint64_t gguf_key_offset(const GgufValue& v) {

@@ -231,12 +231,11 @@ keel_status keel_pack_sections(const keel_reader* file, keel_pack_section* out, 
     if (!file || !count) return fail(error, KEEL_E_ARGUMENT, 0, file ? "count" : "file", "null");
     if (out && capacity) KEEL_TRY(check_versioned(out));
     keel_reader whole;
-    KEEL_TRY(read_versioned(file, &whole));
+    KEEL_TRY(read_versioned(file, &whole, "file", error));
     PackTable pack;
     KEEL_TRY(read_pack(whole, &pack, error));
-    *count = pack.header.section_count;
-    if (!out) return KEEL_OK;
-    for (uint32_t i = 0; i < *count && i < capacity; ++i) {
+    const uint32_t sections = pack.header.section_count;
+    for (uint32_t i = 0; out && i < sections && i < capacity; ++i) {
         const PackSection& from = pack.sections[i];
         keel_pack_section s = {};
         s.kind = from.kind;
@@ -252,7 +251,8 @@ keel_status keel_pack_sections(const keel_reader* file, keel_pack_section* out, 
         memcpy(s.name, from.name, sizeof s.name);
         KEEL_TRY(write_versioned(s, out, i));
     }
-    return capacity < *count ? KEEL_E_BUFFER_TOO_SMALL : KEEL_OK;
+    *count = sections;
+    return out && capacity < sections ? KEEL_E_BUFFER_TOO_SMALL : KEEL_OK;
 }
 
 keel_status keel_pack_reader(const keel_reader* file, const keel_pack_section* section, keel_reader* out) {
@@ -277,7 +277,7 @@ keel_status keel_pack_reader(const keel_reader* file, const keel_pack_section* s
 keel_status keel_pack_verify(const keel_reader* file, keel_error* error) {
     if (!file) return fail(error, KEEL_E_ARGUMENT, 0, "file", "null");
     keel_reader whole;
-    KEEL_TRY(read_versioned(file, &whole));
+    KEEL_TRY(read_versioned(file, &whole, "file", error));
     PackTable pack;
     KEEL_TRY(read_pack(whole, &pack, error));
     return verify_pack(whole, pack, error);

@@ -537,8 +537,8 @@ extern "C" keel_status keel_inspect(const keel_reader* reader_in, const keel_lim
     KEEL_TRY(check_versioned(info));
     keel_reader reader;
     keel_limits limits;
-    KEEL_TRY(read_versioned(reader_in, &reader));
-    KEEL_TRY(resolve_limits(limits_in, &limits));
+    KEEL_TRY(read_versioned(reader_in, &reader, "reader", error));
+    KEEL_TRY(resolve_limits(limits_in, &limits, error));
     Gguf g;
     KEEL_TRY(gguf_scan(reader, limits, nullptr, nullptr, &g, error));
 

@@ -45,9 +45,9 @@ using namespace keel;
 extern "C" {
 
 keel_status keel_pack_inspect_text(const keel_reader* section, keel_pack_text_info* info, keel_error* error) {
-    if (!section || !info) return KEEL_E_ARGUMENT;
+    if (!section || !info) return fail(error, KEEL_E_ARGUMENT, 0, section ? "info" : "section", "null");
     keel_reader reader;
-    KEEL_TRY(read_versioned(section, &reader));
+    KEEL_TRY(read_versioned(section, &reader, "section", error));
     Frame f = {};
     KEEL_TRY(read_frame(reader, &f, error));
     const keel_pack_text_info out = {sizeof out, 0, f.text.frame_bytes, f.text.plain_bytes, f.work_bytes()};
@@ -56,10 +56,12 @@ keel_status keel_pack_inspect_text(const keel_reader* section, keel_pack_text_in
 
 keel_status keel_pack_expand_text(keel_reader* section, void* text, uint64_t text_bytes, void* work,
                                   uint64_t work_bytes, keel_error* error) {
-    if (!section || !text || !work) return KEEL_E_ARGUMENT;
-    if (reinterpret_cast<uintptr_t>(work) % 8) return KEEL_E_MEMORY_ALIGN;
+    if (!section || !text || !work)
+        return fail(error, KEEL_E_ARGUMENT, 0, !section ? "section" : !text ? "text" : "work", "null");
+    if (reinterpret_cast<uintptr_t>(work) % 8)
+        return fail(error, KEEL_E_MEMORY_ALIGN, 0, "work", "not aligned to 8 bytes");
     keel_reader reader;
-    KEEL_TRY(read_versioned(section, &reader));
+    KEEL_TRY(read_versioned(section, &reader, "section", error));
     Frame f = {};
     KEEL_TRY(read_frame(reader, &f, error));
     if (text_bytes < f.text.plain_bytes)

@@ -149,9 +149,9 @@ using namespace keel;
 extern "C" {
 
 keel_status keel_pack_inspect(const keel_reader* packed, keel_pack_info* info, keel_error* error) {
-    if (!packed || !info) return KEEL_E_ARGUMENT;
+    if (!packed || !info) return fail(error, KEEL_E_ARGUMENT, 0, packed ? "info" : "packed", "null");
     keel_reader reader = {};
-    KEEL_TRY(read_versioned(packed, &reader));
+    KEEL_TRY(read_versioned(packed, &reader, "packed", error));
     Packed p;
     KEEL_TRY(read_packed(reader, &p, error));
     const keel_pack_info out = {sizeof out,        p.header.layers,      p.sections,
@@ -161,10 +161,12 @@ keel_status keel_pack_inspect(const keel_reader* packed, keel_pack_info* info, k
 
 keel_status keel_pack_expand(const keel_reader* packed, void* plain, uint64_t plain_bytes, void* work,
                              uint64_t work_bytes_given, keel_error* error) {
-    if (!packed || !plain || !work) return KEEL_E_ARGUMENT;
-    if (reinterpret_cast<uintptr_t>(work) % 8) return KEEL_E_MEMORY_ALIGN;
+    if (!packed || !plain || !work)
+        return fail(error, KEEL_E_ARGUMENT, 0, !packed ? "packed" : !plain ? "plain" : "work", "null");
+    if (reinterpret_cast<uintptr_t>(work) % 8)
+        return fail(error, KEEL_E_MEMORY_ALIGN, 0, "work", "not aligned to 8 bytes");
     keel_reader reader = {};
-    KEEL_TRY(read_versioned(packed, &reader));
+    KEEL_TRY(read_versioned(packed, &reader, "packed", error));
     Packed p;
     KEEL_TRY(read_packed(reader, &p, error));
     if (plain_bytes < p.header.plain_bytes)

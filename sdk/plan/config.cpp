@@ -24,7 +24,7 @@ uint32_t or_default(uint32_t v, uint32_t fallback) {
 }
 
 keel_status check_range(const char* field, uint32_t v, uint32_t low, uint32_t high, keel_error* error) {
-    return v >= low && v <= high ? KEEL_OK : fail(error, KEEL_E_ARGUMENT, 0, field, "out of range");
+    return v >= low && v <= high ? KEEL_OK : fail_range(error, field, v, low, high);
 }
 
 #define KEEL_SAME_NUMBER(id, public_name, ...)                                          \
@@ -189,12 +189,11 @@ keel_status choose_adapters(const Parts& parts, const keel_model& model, Adapter
 keel_status resolve_config(const keel_config* config, const keel_model& model, const keel_reader& reader,
                            PlanConfig* out, keel_hooks* hooks, keel_error* error) {
     keel_config c;
-    KEEL_TRY(read_versioned(config, &c));
+    KEEL_TRY(read_versioned(config, &c, "config", error));
     if (c.api_version != 0 && c.api_version != KEEL_API_VERSION)
         return fail(error, KEEL_E_ABI, 0, "config.api_version", "another version of the API");
     *hooks = {};
-    if (c.hooks && read_versioned(c.hooks, hooks) != KEEL_OK)
-        return fail(error, KEEL_E_ABI, 0, "config.hooks", "struct_size does not fit this library");
+    if (c.hooks) KEEL_TRY(read_versioned(c.hooks, hooks, "config.hooks", error));
     Parts parts;
     KEEL_TRY(read_parts(c, &parts, error));
     if (reader.coded_bytes) KEEL_TRY(check_coded(reader, error));

@@ -18,8 +18,7 @@ JinjaText token_text_of(const Tokenizer* t, int32_t id) {
 // Writes a chat into the engine's work memory. The caller holds Engine::chatting.
 keel_status write_chat(const Engine& e, const keel_chat* chat_in, uint32_t* bytes, keel_error* error) {
     keel_chat chat;
-    if (read_versioned(chat_in, &chat) != KEEL_OK)
-        return fail(error, KEEL_E_ABI, 0, "chat", "struct_size does not fit this library");
+    KEEL_TRY(read_versioned(chat_in, &chat, "chat", error));
     if ((!chat.messages && chat.message_count) || (!chat.variables && chat.variable_bytes))
         return fail(error, KEEL_E_ARGUMENT, 0, "chat", "a null with a size");
     JinjaInput input = {};

@@ -124,11 +124,10 @@ extern "C" {
 keel_status keel_engine_init(const keel_reader* reader, const keel_model* model, const keel_config* config,
                              const keel_memory* memory_in, keel_engine* out, keel_error* error) {
     if (!memory_in || !out) return fail(error, KEEL_E_ARGUMENT, 0, !out ? "out" : "memory", "null");
-    KEEL_TRY(check_versioned(memory_in));
+    keel_memory memory;
+    KEEL_TRY(read_versioned(memory_in, &memory, "memory", error));
     EngineSize size;
     KEEL_TRY(size_engine(reader, model, config, SameFile::kByFingerprint, &size, error));
-    keel_memory memory;
-    KEEL_TRY(read_versioned(memory_in, &memory));
     Arena arenas[KEEL_REGION_COUNT];
     keel_region used[KEEL_REGION_COUNT];
     for (int i = 0; i < KEEL_REGION_COUNT; ++i) {

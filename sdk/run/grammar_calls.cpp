@@ -69,7 +69,9 @@ keel_status keel_session_allowed(keel_session session, const int32_t* tokens, ui
     if (!e->grammar || s->grammar_from == KEEL_GRAMMAR_OFF) return KEEL_E_STATE;
     memset(mask, 0xff, mask_bytes);
     const uint16_t state = state_of(*s, s->token_count);
-    return mask_of(*e, *s, grammar_state_behind(s->grammar, state, tokens, count), mask);
+    const keel_status status = mask_of(*e, *s, grammar_state_behind(s->grammar, state, tokens, count), mask);
+    if (status != KEEL_OK) memset(mask, 0, mask_bytes);
+    return status;
 }
 
 keel_status keel_session_forced(keel_session session, int32_t* ids, size_t capacity, size_t* count) {

@@ -27,7 +27,7 @@ keel_status size_engine(const keel_reader* reader, const keel_model* model, cons
         return fail(error, KEEL_E_ARGUMENT, 0, !reader ? "reader" : !model ? "model" : "config", "null");
     if (model->magic != keel_model::kMagic)
         return fail(error, KEEL_E_ARGUMENT, 0, "model", "not the buffer that keel_inspect filled");
-    KEEL_TRY(read_versioned(reader, &out->reader));
+    KEEL_TRY(read_versioned(reader, &out->reader, "reader", error));
     KEEL_TRY(check_text(out->reader, error));
     // Tensors are behind the text, where they are mapped.
     bool matches =

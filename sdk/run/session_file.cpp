@@ -298,7 +298,8 @@ keel_status keel_session_restore(keel_session session, const void* src, uint64_t
     if (bytes < sizeof h + 8) return fail(error, KEEL_E_FILE_FORMAT, bytes, "header", "ends early");
     memcpy(&h, in, sizeof h);
     KEEL_TRY(check_header(*e, h, bytes, error));
-    if (h.adapter && s->variant != KEEL_VARIANT_DENSE) return KEEL_E_STATE;
+    if (h.adapter && s->variant != KEEL_VARIANT_DENSE)
+        return fail(error, KEEL_E_STATE, 0, "adapter", "the session is in the low-rank variant");
     uint64_t checksum;
     memcpy(&checksum, in + bytes - 8, sizeof checksum);
     if (checksum != hash64(src, bytes - 8))

@@ -115,11 +115,11 @@ extern "C" keel_status keel_session_shift(keel_session session, uint32_t from, u
     if (in_grammar && to > s->grammar_from) return KEEL_E_STATE;
     if (from == to) return KEEL_OK;
     if (!keys_can_be_turned(*e) || from < e->f16_window.sink_tokens) return KEEL_E_UNSUPPORTED;
-    // A page that is not full yet may be shared with a fork; it becomes the session's own.
+    // Full pages have to be the session's own. One that is not full yet may be shared with a fork: it becomes that.
+    if (!kv_owns(e->pool, s->kv, from / kPageTokens, s->computed / kPageTokens)) return KEEL_E_STATE;
     if (s->computed % kPageTokens) KEEL_TRY(kv_make_writable(&e->pool, &s->kv, s->computed, s->computed + 1));
     StepLimits no_limits = {};
     KEEL_TRY(copy_page(e, &s->kv, &no_limits));
-    if (!kv_owns(e->pool, s->kv, from / kPageTokens, kv_pages_for(s->computed))) return KEEL_E_STATE;
     KEEL_TRY(move_rows(e, *s, to, to - from));
     if (s->drafter) s->drafter->moved(s->tokens, from, to);
     move_tokens(s, from, to);

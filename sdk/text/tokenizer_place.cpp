@@ -580,6 +580,11 @@ keel_status Builder::add_end_ids() {
     }
     for (const char* text : kEndTexts)
         if (!is_no_end(text)) add_end_id(find_special(text));
+    // Some files have them as tokens that any text may spell, which would end a turn from inside a message.
+    for (uint32_t i = 0; i < t_->end_count; ++i) {
+        uint8_t& type = type_table_[t_->end_ids[i]];
+        if (type == kTokenUserDefined) type = kTokenControl;
+    }
     return KEEL_OK;
 }
 

@@ -185,7 +185,10 @@ TEST(Engine, StructsOfOtherVersions) {
     longer.config.struct_size = sizeof longer;
     EXPECT_EQ(keel_plan(file.get(), model, &longer.config, &plan, nullptr), KEEL_OK);
     longer.tail[1] = 1;
-    EXPECT_EQ(keel_plan(file.get(), model, &longer.config, &plan, nullptr), KEEL_E_ABI);
+    keel_error error = sized<keel_error>();
+    EXPECT_EQ(keel_plan(file.get(), model, &longer.config, &plan, &error), KEEL_E_ABI);
+    EXPECT_EQ(error.status, KEEL_E_ABI);
+    EXPECT_STREQ(error.field, "config");
     longer.config.struct_size = 3;
     EXPECT_EQ(keel_plan(file.get(), model, &longer.config, &plan, nullptr), KEEL_E_ABI);
     keel_config config = sized<keel_config>();

@@ -3,11 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <set>
 #include <thread>
 
+#include "platform/threads.h"
 #include "tests/async_backend.h"
 #include "tests/test_engine.h"
 #include "tests/test_paths.h"
@@ -217,6 +220,55 @@ TEST_P(SessionEdges, StatsFromAnotherThread) {
     }
     stop = true;
     watcher.join();
+}
+
+// What keel.h says of stacks: all that an application does from a thread of 256 KiB.
+TEST(SessionEdges, AThreadWithASmallStack) {
+    const auto work = [](void*) {
+        static constexpr char kTemplate[] = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}{% endfor %}";
+        static constexpr char kSchema[] =
+            R"({"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}})";
+        keel_reader chat_reader = sized<keel_reader>(), schema_reader = sized<keel_reader>();
+        check(keel_reader_from_memory(kTemplate, sizeof kTemplate - 1, &chat_reader), "reader");
+        check(keel_reader_from_memory(kSchema, sizeof kSchema - 1, &schema_reader), "reader");
+        keel_grammar_options options = sized<keel_grammar_options>();
+        options.json_schema = 1;
+        const keel_part parts[] = {keel_test::part(KEEL_PART_CHAT_TEMPLATE, &chat_reader),
+                                   keel_test::part(KEEL_PART_GRAMMAR, &schema_reader, &options)};
+        keel_config c = config(2);
+        c.threads = 2;
+        c.draft_tokens = 4;
+        c.drafters = KEEL_DRAFT_SUFFIX;
+        c.parts = parts;
+        c.part_count = 2;
+        keel_test::Engine engine(kBooks, c);
+        const keel_chat_message said = keel_test::message("user", "Hello there", 11);
+        const keel_chat chat = keel_test::chat(&said, 1, true);
+        int32_t ids[64];
+        size_t count = 0;
+        uint32_t kept = 0;
+        check(keel_session_chat(engine.session(), &chat, &kept, ids, 64, &count, nullptr), "chat");
+        check(keel_session_feed(engine.session(), ids, static_cast<uint32_t>(count), KEEL_FEED_SAMPLE), "feed");
+        check(keel_session_set_grammar(engine.session(), KEEL_GRAMMAR_NEXT), "set_grammar");
+        for (int i = 0; i < 4; ++i) {
+            int32_t token = 0;
+            check(advance_one(engine.handle(), engine.session()), "advance");
+            check(keel_session_sample(engine.session(), &token), "sample");
+            feed(engine.session(), {token}, KEEL_FEED_SAMPLE);
+        }
+        check(advance_one(engine.handle(), engine.session()), "advance");
+        keel_session fork;
+        check(keel_session_fork(engine.session(), &fork), "fork");
+        const std::vector<uint8_t> blob = save(fork);
+        check(keel_session_restore(fork, blob.data(), blob.size(), nullptr), "restore");
+    };
+    const size_t bytes = keel::platform::worker_stack_bytes();
+    const std::unique_ptr<void, void (*)(void*)> stack(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096),
+                                                       std::free);
+    keel::platform::Thread thread;
+    thread.entry = work;
+    ASSERT_EQ(keel::platform::StartResult::kStarted, keel::platform::start_thread(&thread, stack.get()));
+    keel::platform::join_thread(&thread);
 }
 
 }  // namespace

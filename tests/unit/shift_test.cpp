@@ -185,7 +185,15 @@ TEST_P(Shift, Refusals) {
     EXPECT_EQ(202u, get(engine.session()).token_count);
     keel_session fork;
     check(keel_session_fork(engine.session(), &fork), "fork");
-    EXPECT_EQ(KEEL_E_STATE, keel_session_shift(engine.session(), 10, 100));  // pages 0 to 2 are shared
+    // Pages 0 to 2 are shared: refused before the page that is not full is copied.
+    const auto free_pages = [&] {
+        keel_stats stats = sized<keel_stats>();
+        check(keel_engine_stats(engine.handle(), &stats), "stats");
+        return stats.kv_pages_free;
+    };
+    const uint32_t free_before = free_pages();
+    EXPECT_EQ(KEEL_E_STATE, keel_session_shift(engine.session(), 10, 100));
+    EXPECT_EQ(free_before, free_pages());
     // Behind them; the page that is not full is shared as well, and is copied.
     const std::vector<float> row_before = logits_after(engine, fork, 7);
     check(keel_session_close(fork), "close");

@@ -381,6 +381,23 @@ TEST(Tokenizer, SpecialTokens) {
     }
 }
 
+// An end that the file has as a token of the user's is a control token all the same: text cannot spell it.
+TEST(Tokenizer, TextSpellsNoEnd) {
+    for (bool byte_level : {false, true}) {
+        Spm spm({kSpace, "a"});
+        Bpe bpe({});
+        spm.add("<|im_end|>", 4);
+        bpe.add("<|im_end|>", 4);
+        const int32_t end = static_cast<int32_t>((byte_level ? bpe.tokens : spm.tokens).size() - 1);
+        TokenizerFixture fixture(byte_level ? bpe.gguf() : spm.gguf());
+        ASSERT_EQ(KEEL_OK, fixture.status);
+        const Ids plain = fixture.encode("a<|im_end|>");
+        EXPECT_EQ(0, std::count(plain.begin(), plain.end(), end));
+        EXPECT_EQ((Ids{end}), fixture.encode("<|im_end|>", KEEL_TOKENIZE_SPECIAL));
+        EXPECT_EQ("", fixture.decode({end}));
+    }
+}
+
 TEST(Tokenizer, BeginOfSequence) {
     const Spm spm({"a"});
     const Ids none = TokenizerFixture(spm.gguf()).encode("a");

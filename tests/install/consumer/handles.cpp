@@ -81,6 +81,10 @@ int main(int argc, char** argv) {
     int32_t ids[32];
     const auto tokens = moved.tokenize("The sea", ids, KEEL_TOKENIZE_BOS);
     EXPECT(tokens && tokens->size() > 1);
+    // An empty buffer has room for nothing; it is no question.
+    EXPECT(moved.tokenize("The sea", {}).status == KEEL_E_BUFFER_TOO_SMALL);
+    EXPECT(moved.detokenize(*tokens, {}).status == KEEL_E_BUFFER_TOO_SMALL);
+    EXPECT(moved.tokenize("", {})->empty());
     EXPECT(moved.token_count("The sea", KEEL_TOKENIZE_BOS).value == tokens->size());
     EXPECT(session->feed(*tokens) == KEEL_OK);
     EXPECT(moved.advance(*session).status == KEEL_OK);
