@@ -2,7 +2,7 @@
 """What quantizing a model's projections alone costs and saves, beside which W_proj caches have to stand: a report as `keel wproj compare` writes one.
 
     perf/quantized_projections.py build/release/keel model.gguf validation.jsonl --tokens 1024 > quantized.json
-    perf/plots/wproj_quality.py wproj.json quantized.json --plot both.svg
+    perf/plots/wproj_quality.py wproj.json quantized.json --plot both.png
     perf/quantized_projections.py --self-test
 
 Projections of attention and feed-forward are rounded by the gguf package (as llama.cpp does without an importance matrix), the rest is copied.

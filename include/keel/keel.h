@@ -395,8 +395,8 @@ struct keel_reader {
     uint64_t begin_bytes; /* where the file begins in what read_at reads; 0 but for keel_reader_part. Not of `mapped` */
     uint32_t part;        /* nonzero: made by keel_reader_part; keel_reader_close does nothing */
     /* 16: the matrices of a GGUF file in which they can be have their rows interleaved by 16, as KEEL_WEIGHTS_REPACK
-     * lays them, so that they are used as they are, also mapped, but with KEEL_ACTIVATION_F32: some packs. 0: a plain GGUF
-     * file. */
+     * lays them, so that they are used as they are, also mapped (not with KEEL_ACTIVATION_F32): some packs. 0: a plain
+     * GGUF file. */
     uint32_t interleaved_rows;
     /* Nonzero: what read_at and `mapped` have is so many bytes of an entropy-coded file, and size_bytes is that of the
      * plain one: keel_pack_reader of a section with a codec. Keel decodes it wherever it reads; it cannot be used as it

@@ -3,7 +3,7 @@
 
     keel eval kv model.gguf validation.jsonl --formats f16,tcq-3,tcq-4,... --output kv.json
     perf/plots/kv_pareto.py kv.json                                   the table, as Markdown on stdout
-    perf/plots/kv_pareto.py kv.json --plot kv_pareto.svg kv_pareto.png    and the picture (needs matplotlib)
+    perf/plots/kv_pareto.py kv.json --plot kv_pareto.png    and the picture (needs matplotlib)
     perf/plots/kv_pareto.py --self-test
 
 Several reports of the same text, context and reference may be given: their formats are put together. Bars are 95 % intervals. A

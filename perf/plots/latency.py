@@ -3,7 +3,7 @@
 
     taskset -c 1 build/release/keel bench samples/models/books-7m-f16.gguf --threads 1 --prefill 0 --decode 0 \\
         --position 256 --steps 10000 --json >latency.json
-    perf/plots/latency.py latency.json --plot latency.svg latency.png    one panel per file (needs matplotlib)
+    perf/plots/latency.py latency.json --plot latency.png    one panel per file (needs matplotlib)
     perf/plots/latency.py --self-test
 
 A Markdown table of the same figures goes to stdout.
@@ -89,7 +89,7 @@ def plot(results, paths):
         panel.grid(True, which="major", axis="y", color="#e4e4e4", linewidth=0.6)
         panel.set_axisbelow(True)
     for path in paths:
-        figure.savefig(path, dpi=100, metadata={"Date": None} if path.endswith(".svg") else None)
+        figure.savefig(path, dpi=100)
 
 
 def self_test():
@@ -107,7 +107,7 @@ def main():
         return self_test()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", help="JSON of keel bench")
-    parser.add_argument("--plot", nargs="+", default=[], help="pictures to write: .svg, .png")
+    parser.add_argument("--plot", nargs="+", default=[], help="pictures to write")
     arguments = parser.parse_args()
     results = [read(path) for path in arguments.results]
     print(markdown(results))

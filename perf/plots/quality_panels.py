@@ -38,7 +38,7 @@ def dress(panel, title, x_label):
 
 def save(figure, paths):
     for path in paths:
-        figure.savefig(path, dpi=100, metadata={"Date": None} if path.endswith(".svg") else None)
+        figure.savefig(path, dpi=100)
 
 
 def command(description, source, read, markdown, plot, self_test):
@@ -47,7 +47,7 @@ def command(description, source, read, markdown, plot, self_test):
         return self_test()
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", help=f"JSON of {source}")
-    parser.add_argument("--plot", nargs="+", default=[], help="pictures to write: .svg, .png")
+    parser.add_argument("--plot", nargs="+", default=[], help="pictures to write")
     arguments = parser.parse_args()
     reports = []
     for path in arguments.results:

@@ -3,7 +3,7 @@
 
     build/release/perf/keel_kernels_bench --benchmark_format=json >kernels.json
     perf/plots/roofline.py kernels.json                                   the table, as Markdown on stdout
-    perf/plots/roofline.py kernels.json --plot roofline.svg roofline.png  and the picture (needs matplotlib)
+    perf/plots/roofline.py kernels.json --plot roofline.png  and the picture (needs matplotlib)
     perf/plots/roofline.py --self-test
 
 Ceilings are cases of the same run: stream/memory and stream/cached (bytes per second), peak/fma/ISA and peak/int8/ISA
@@ -222,7 +222,7 @@ def plot(roofs, paths):
     for axis in axes[0]:
         name_streams(axis, roofs)
     for path in paths:
-        figure.savefig(path, dpi=100, metadata={"Date": None} if path.endswith(".svg") else None)
+        figure.savefig(path, dpi=100)
 
 
 def self_test():
@@ -251,7 +251,7 @@ def main():
         return self_test()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", help="JSON of keel_kernels_bench")
-    parser.add_argument("--plot", nargs="+", default=[], help="pictures to write: .svg, .png")
+    parser.add_argument("--plot", nargs="+", default=[], help="pictures to write")
     arguments = parser.parse_args()
     with open(arguments.results) as file:
         roofs = Roofs(read(json.load(file)))

@@ -3,7 +3,7 @@
 
     keel wproj compare model.gguf validation.jsonl --calibration calibration.jsonl --ranks 0.25,0.375 --json > wproj.json
     perf/plots/wproj_quality.py wproj.json                                    the table, as Markdown on stdout
-    perf/plots/wproj_quality.py wproj.json --plot wproj_quality.svg wproj_quality.png    and the picture (needs matplotlib)
+    perf/plots/wproj_quality.py wproj.json --plot wproj_quality.png    and the picture (needs matplotlib)
     perf/plots/wproj_quality.py --self-test
 
 Several reports of the same model and text may be given: their entries are put together. A line joins the entries of one family, which differ in

@@ -1080,8 +1080,8 @@ KEEL_ONE_COPY void multiply_few(const MatmulArgs& a, const PanelSource<V>& sourc
     }
 }
 
-// Tokens of the next pass when `left`, at least InPlacePasses::kLeast, are left: as few passes as there can be, as equal as
-// they can be.
+// Tokens of the next pass when `left` are left, InPlacePasses::kLeast at least: as few passes as there can be, as
+// equal as they can be.
 template <class V>
 constexpr uint32_t in_place_tokens(uint32_t left) {
     const uint32_t passes = (left + V::kInPlaceTokens - 1) / V::kInPlaceTokens;
