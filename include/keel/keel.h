@@ -252,8 +252,8 @@ KEEL_API keel_status keel_session_propose_tree(keel_session session, const int32
  *
  *   drafter    keeps what it has in common with the session, so use one for one session. Its tokens and sampling are
  *              this call's; it is not held to the session's grammar, which drafts then do not meet, and the hook it meets
- *              is that of its own engine. It takes no drafts itself, its tokens do not count and nothing learns from them, nor in a fork, until it is
- *              restored, or truncated to 0 tokens and fed.
+ *              is that of its own engine. It takes no drafts itself, its tokens do not count and nothing learns from
+ *              them, nor in a fork, until it is restored, or truncated to 0 tokens and fed.
  *              `session` itself: its low-rank variant drafts over the session's own KV rows (Experimental), which are
  *              the dense ones again afterwards, bit for bit. Not behind more than one pending token.
  *   budget_us  time from entering the call; 0: none. Drafts that are there by then are proposed; what the drafter has
@@ -289,12 +289,12 @@ typedef struct keel_advance_result {
  *               A draw of KEEL_FEED_SAMPLE is one piece, predicted to take as long as the last one and put off when
  *               that does not fit; one that takes longer ends so much later.
  *               Outside of it: keel_session_sample without KEEL_FEED_SAMPLE (passes over the vocabulary; 0.2 to 0.4 ms
- *               for 150,000 tokens as a model weighs them, 0.9 with typical_p, 0.5 to 1.3 ms where most are about equally probable), the
- *               mask of a grammar where it is in a state not met lately (a walk over the vocabulary: for 49,000 tokens
- *               0.04 ms at the median of a JSON schema, 0.95 at its 99th percentile, 1.2 at most, and more for grammars
- *               made to be slow; in a draw and in keel_session_allowed alike), a hook, keel_session_fork (copies logits
- *               and rows of sinks and recent positions), keel_session_shift (some 1 us for every position, layer and KV head that moves), save
- *               and restore.
+ *               for 150,000 tokens as a model weighs them, 0.9 with typical_p, 0.5 to 1.3 ms where most are about
+ *               equally probable), the mask of a grammar where it is in a state not met lately (a walk over the
+ *               vocabulary: for 49,000 tokens 0.04 ms at the median of a JSON schema, 0.95 at its 99th percentile, 1.2
+ *               at most, and more for grammars made to be slow; in a draw and in keel_session_allowed alike), a hook,
+ *               keel_session_fork (copies logits and rows of sinks and recent positions), keel_session_shift (some 1 us
+ *               for every position, layer and KV head that moves), save and restore.
  *   results     count entries, of which the first one's struct_size is set; each filled also when the call fails (with
  *               its status and zeros when it is refused whole)
  * Returns KEEL_OK when every session is done, KEEL_AGAIN, KEEL_E_KV_FULL / KEEL_E_CANCELLED if any session stopped so
