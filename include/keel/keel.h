@@ -251,9 +251,9 @@ KEEL_API keel_status keel_session_propose_tree(keel_session session, const int32
  *     feed(x, SAMPLE) ──> keel_session_draft(session, drafter, 0, NULL) ──> advance ...
  *
  *   drafter    keeps what it has in common with the session, so use one for one session. Its tokens and sampling are
- *              this call's; it is not held to the session's grammar, which drafts then do not meet, and the hook it meets
- *              is that of its own engine. It takes no drafts itself, its tokens do not count and nothing learns from
- *              them, nor in a fork, until it is restored, or truncated to 0 tokens and fed.
+ *              this call's; it is not held to the session's grammar, which drafts then do not meet, and the hook it
+ *              meets is that of its own engine. It takes no drafts itself, its tokens do not count and nothing learns
+ *              from them, nor in a fork, until it is restored, or truncated to 0 tokens and fed.
  *              `session` itself: its low-rank variant drafts over the session's own KV rows (Experimental), which are
  *              the dense ones again afterwards, bit for bit. Not behind more than one pending token.
  *   budget_us  time from entering the call; 0: none. Drafts that are there by then are proposed; what the drafter has
