@@ -27,19 +27,35 @@ constexpr uint32_t kMaxEngines = 16;
 
 struct GrammarSession;  // grammar_tokens.h
 
-struct Session {
+// What a fork takes along as it is; of a new session, these values.
+struct SessionState {
+    uint32_t token_count = 0, computed = 0;
+    uint32_t sampled = 0;      // bits set in Session::drawn, up to token_count
+    int32_t last_sample = -1;  // token of the last draw at position token_count, or -1
+    uint32_t fed_from = 0;     // position of the first token of the newest feed
+    uint32_t all_logits = 0;   // KEEL_FEED_ALL_LOGITS of the pending tokens
+    uint32_t sample = 0;       // KEEL_FEED_SAMPLE of them
+    uint32_t accepted = 0;     // so many tokens at the end were drafts, since the newest feed
+    // Draws drafts, for another session or for itself: it takes none. Its text is the other one's until it is emptied
+    // and fed, or restored; nothing learns from it.
+    bool drafting = false;
+    keel_variant variant = KEEL_VARIANT_DENSE;
+    uint32_t adapter = KEEL_ADAPTER_OFF;
+    float adapter_scale = 0;                   // 0: none
+    uint32_t grammar_from = KEEL_GRAMMAR_OFF;  // or a position, or KEEL_GRAMMAR_NEXT
+    uint32_t logits_rows = 0;                  // valid rows of Session::logits and hidden
+    KvF16Window f16_window = {};
+    SamplerParams sampling = {};
+    TextStream text = {};
+};
+
+struct Session : SessionState {
     std::atomic<uint64_t> id;       // the handle; 0 = free slot
     std::atomic<uint32_t> claimed;  // being opened: no one else may take the slot
     std::atomic<uint32_t> busy;     // a call uses it, a hook of that call included
     std::atomic<uint32_t> cancel;   // set by keel_cancel, taken by keel_advance
     int32_t* tokens;                // [context]
-    uint32_t token_count, computed;
-    uint8_t* drawn;       // [context] bits: the token at this position was drawn and then fed
-    uint32_t sampled;     // bits set in drawn, up to token_count
-    int32_t last_sample;  // token of the last draw at position token_count, or -1
-    uint32_t fed_from;    // position of the first token of the newest feed
-    uint32_t all_logits;  // KEEL_FEED_ALL_LOGITS of the pending tokens
-    uint32_t sample;      // KEEL_FEED_SAMPLE of them
+    uint8_t* drawn;                 // [context] bits: the token at this position was drawn and then fed
     // What keel_advance drew from the newest row, or is to draw.
     enum : uint32_t { kNoDraw, kToDraw, kDrawn } draw;
     keel_status draw_status;
@@ -52,7 +68,6 @@ struct Session {
     // Those of the newest step until they are settled: how many, of them accepted, and their first row of logits.
     uint32_t drafted, hits, draft_row;
     uint8_t draft_path[kMaxTreeNodes];  // where they are a tree: those accepted
-    uint32_t accepted;                  // so many tokens at the end were drafts, since the newest feed
     uint64_t drafts_computed, drafts_accepted;
     Drafter* drafter;                       // null: the engine has none
     uint32_t draft_tokens, draft_sessions;  // of the newest step, without drafts
@@ -60,24 +75,13 @@ struct Session {
     SessionOdds odds;  // of drafts by another session, or by its own low-rank pass
     // Where what is proposed, or drafted in the newest step, comes from.
     enum : uint32_t { kByDrafter, kByCaller, kBySession } draft_source;
-    // Draws drafts, for another session or for itself: it takes none. Its text is the other one's until it is emptied
-    // and fed, or restored; nothing learns from it.
-    bool drafting;
-    keel_variant variant;
-    uint32_t adapter;                   // KEEL_ADAPTER_OFF: none
-    float adapter_scale;                // 0: none
-    uint32_t logits_rows;               // valid rows below
     float* logits;                      // [logits_rows of config][vocabulary], of Program::logits
     float* hidden;                      // [logits_rows of config][embedding], of Program::hidden
     bool rows_on_host, rows_on_device;  // where the valid rows are: at least in one of both
     std::atomic<bool> in_step;  // takes part in the unfinished step; a neighbour's thread may clear it by leaving
     KvPageList kv;
-    KvF16Window f16_window;
-    SamplerParams sampling;
-    TextStream text;
     void* work;               // sampler work memory
     uint8_t* mask;            // allowed-token bits
-    uint32_t grammar_from;    // position, KEEL_GRAMMAR_OFF or KEEL_GRAMMAR_NEXT
     GrammarSession* grammar;  // null: the engine has none
 
     bool was_drawn(uint32_t position) const { return drawn[position / 8] >> position % 8 & 1; }

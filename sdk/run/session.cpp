@@ -9,26 +9,19 @@ namespace keel {
 namespace {
 
 void reset_session(Session* s) {
-    s->token_count = s->computed = s->sampled = s->fed_from = s->all_logits = s->logits_rows = 0;
-    s->last_sample = -1;
-    s->variant = KEEL_VARIANT_DENSE;
-    s->adapter = KEEL_ADAPTER_OFF;
-    s->adapter_scale = 0;
-    s->grammar_from = KEEL_GRAMMAR_OFF;
+    static_cast<SessionState&>(*s) = {};
+    sampler_set(nullptr, 1, &s->sampling);
+    memset(&s->text, 0, sizeof s->text);  // saved as it lies in memory
     if (s->grammar) grammar_session_clear(s->grammar);
     s->in_step = false;
     s->cancel.store(0, std::memory_order_relaxed);
     s->kv.count = s->kv.reserved = 0;
-    s->f16_window = {};
     s->kv.copy_id = kNoPage;
-    s->sample = 0;
     s->draw = Session::kNoDraw;
-    s->proposed = s->drafted = s->hits = s->accepted = s->draft_tokens = s->draft_sessions = 0;
+    s->proposed = s->drafted = s->hits = s->draft_tokens = s->draft_sessions = 0;
     s->draft_source = Session::kByDrafter;
-    s->drafting = s->branching = false;
+    s->branching = false;
     s->drafts_computed = s->drafts_accepted = 0;
-    memset(&s->text, 0, sizeof s->text);
-    sampler_set(nullptr, 1, &s->sampling);
 }
 
 // Claims a free slot: the caller fills it and then publishes its id.
@@ -392,28 +385,12 @@ keel_status keel_session_fork(keel_session session, keel_session* out) {
     if (status == KEEL_OK) {
         copy->rows_on_host = true;
         copy->rows_on_device = false;
-        copy->f16_window = s->f16_window;
+        static_cast<SessionState&>(*copy) = *s;
         memcpy(copy->tokens, s->tokens, tokens * sizeof(int32_t));
         memcpy(copy->drawn, s->drawn, (tokens + 7) / 8);
         memcpy(copy->logits, s->logits, uint64_t{logits_rows} * e->spec.vocabulary * sizeof(float));
         memcpy(copy->hidden, s->hidden, uint64_t{logits_rows} * e->spec.embedding * sizeof(float));
-        copy->token_count = tokens;
-        copy->computed = computed;
-        copy->sampled = s->sampled;
-        copy->last_sample = s->last_sample;
-        copy->accepted = s->accepted;
-        copy->drafting = s->drafting;
-        copy->all_logits = s->all_logits;
-        copy->sample = s->sample;
-        copy->variant = s->variant;
-        copy->adapter = s->adapter;
-        copy->adapter_scale = s->adapter_scale;
-        copy->grammar_from = s->grammar_from;
         if (s->grammar) grammar_session_copy(copy->grammar, *s->grammar);
-        copy->logits_rows = logits_rows;
-        copy->sampling = s->sampling;
-        copy->fed_from = s->fed_from;
-        copy->text = s->text;
     }
     if (status != KEEL_OK) kv_release(&e->pool, &copy->kv);
     publish_slot(copy, status == KEEL_OK ? id : 0);
