@@ -68,7 +68,7 @@ TEST(DraftMeasure, TwoTokensAndStatesThatKnowAllAreRightAndChanceIsNot) {
     const Case c = made(0.01, 1);
     const DraftMeasure m = measured(c);
     EXPECT_EQ(m.steps, 300u);
-    EXPECT_EQ(m.store_records, 2000u);
+    EXPECT_EQ(c.store.header.records, 2000u);
     ASSERT_EQ(m.drafters.size(), 9u);
     for (const size_t known : {0, 1, 2, 3, 8}) EXPECT_EQ(share(m.drafters[known]), 1) << m.drafters[known].name;
     EXPECT_GT(share(m.drafters[6]), 0.97);

@@ -130,7 +130,6 @@ TEST(WprojMoments, FindMassiveActivationsByDirection) {
     moments.add(numbers(rows));
     none.add(numbers(FloatRows::Ones(300, 32)));
     const MomentSummary summary = moments.summary();
-    EXPECT_EQ(summary.massive_tokens, 5u);
     ASSERT_EQ(summary.massive.rows(), 2);
     const Eigen::RowVectorXf first = (rows.row(0) + rows.row(400) + rows.row(777)) / 3,
                              second = (rows.row(10) + rows.row(20)) / 2;

@@ -27,7 +27,6 @@ struct TextScore {
 constexpr uint32_t kVoters = 8;
 struct DraftMeasure {
     uint64_t steps = 0;  // of the queries, with a token before, the drawn one and the one to be drafted
-    uint64_t store_records = 0;
     // In this order: the token that most often followed the last two tokens, else the last one; that of the last two
     // alone; the nearest record with the drawn token, by Euclid, by the metric, and only where it lies within its
     // radius; a record of chance with that token; the nearest record of any token, by Euclid and by the metric; what
