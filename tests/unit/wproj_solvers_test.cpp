@@ -527,7 +527,7 @@ TEST(WprojWhitened, RandomizedAndDenseSolutionsAreAlikeInError) {
     const NestedFactors dense = whitened({{view(w)}}, covariance, options);
     options.method = EigenMethod::kRandomized;
     const NestedFactors randomized = whitened({{view(w)}}, covariance, options);
-    EXPECT_EQ(randomized.method, EigenMethod::kRandomized);
+    EXPECT_NE(randomized.error, dense.error);  // or one method made both
     for (const Index k : {Index{8}, Index{16}, Index{24}})
         EXPECT_LT(randomized.error(0, k), dense.error(0, k) * (1 + 1e-4)) << k;
 }
