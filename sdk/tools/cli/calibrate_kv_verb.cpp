@@ -94,7 +94,7 @@ Json profile_json(const KvProfile& p) {
                     (kernels::kv_code_bytes(side, p.shape.head_dim) + kernels::kv_scale_bytes(side, p.shape.head_dim)) /
                     p.shape.head_dim / 2;
     }
-    return {{"fingerprint", strf("%016llx", static_cast<unsigned long long>(p.shape.fingerprint))},
+    return {{"fingerprint", hex64(p.shape.fingerprint)},
             {"layers", p.shape.layers},
             {"kv_heads", p.shape.kv_heads},
             {"head_dim", p.shape.head_dim},
@@ -279,7 +279,7 @@ void calibrate_kv(Options o, const Console& console) {
     std::optional<KvCostTable> table;
     if (!o.costs.empty())
         table.emplace(o.costs, Json{{"keel", keel_version()},
-                                    {"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))},
+                                    {"fingerprint", hex64(info.fingerprint)},
                                     {"text_sha256", sha256_of_file(o.text.file)},
                                     {"slice_documents", o.slice_documents},
                                     {"slice_tokens", o.slice_tokens},

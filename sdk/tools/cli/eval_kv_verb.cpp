@@ -413,7 +413,7 @@ int eval_kv(Options o, const Console& console) {
         by_document ? strf("95 %%, paired, Student's t over %zu sources of documents", interval_sources)
                     : "95 %, paired, Student's t over blocks of 64 tokens of one source";
     Json out = {{"model", info.name},
-                {"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))},
+                {"fingerprint", hex64(info.fingerprint)},
                 {"text", o.text.file},
                 {"protocol", protocol},
                 {"bytes", strf("native formats: of one sequence of %u tokens, as planned: whole pages, rows kept in "

@@ -459,7 +459,7 @@ int eval_ppl(const Options& o, const Console& console) {
 
     if (console.json) {
         Json out = {{"model", m.file.info.name},
-                    {"fingerprint", strf("%016llx", static_cast<unsigned long long>(m.file.info.fingerprint))},
+                    {"fingerprint", hex64(m.file.info.fingerprint)},
                     {"text", o.text},
                     {"protocol", protocol},
                     {"window", scorer.window()},

@@ -341,7 +341,7 @@ std::string memory_options(const EngineOptions& e) {
     number("--kv-rollback", e.rollback);
     text("--kv-profile", e.kv_profile);
     text("--wproj", e.wproj);
-    if (e.wproj_key) text("--wproj-key", strf("%016llx", static_cast<unsigned long long>(e.wproj_key)));
+    if (e.wproj_key) text("--wproj-key", hex64(e.wproj_key));
     if (e.wproj_any_key) out += " --wproj-force";
     if (e.wproj_error > 0) out += strf(" --wproj-error %g", e.wproj_error);
     if (e.low_rank) out += " --low-rank";

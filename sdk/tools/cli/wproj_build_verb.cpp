@@ -68,10 +68,10 @@ void build(Options o, const Console& console) {
         search.shape = &shape;
         if (const WprojFound found = find_wproj_cache(search); found.path) {
             if (console.json)
-                print_json({{"found", *found.path}, {"key", strf("%016llx", static_cast<unsigned long long>(key))}});
+                print_json({{"found", *found.path}, {"key", hex64(key)}});
             else
-                printf("%s has this key already: %016llx (--rebuild makes it again)\n", found.path->c_str(),
-                       static_cast<unsigned long long>(key));
+                printf("%s has this key already: %s (--rebuild makes it again)\n", found.path->c_str(),
+                       hex64(key).c_str());
             return;
         }
     }
@@ -109,14 +109,14 @@ void build(Options o, const Console& console) {
     if (console.json) {
         Json out = {{"output", path},
                     {"file_bytes", std::filesystem::file_size(path)},
-                    {"key", strf("%016llx", static_cast<unsigned long long>(key))},
+                    {"key", hex64(key)},
                     {"solver", image.solver},
                     {"records", accepted},
                     {"refused", solution.reports.size() - accepted},
                     {"sensitivity_power", power},
                     {"dense_bytes", solution.dense_bytes},
                     {"bytes", solution.bytes},
-                    {"calibration_hash", strf("%016llx", static_cast<unsigned long long>(image.calibration_hash))},
+                    {"calibration_hash", hex64(image.calibration_hash)},
                     {"slots", Json::array()}};
         if (image.quality.tokens)
             out["quality"] = {{"tokens", image.quality.tokens},
@@ -127,8 +127,7 @@ void build(Options o, const Console& console) {
             out["slots"].push_back(report_json(r, builder.sensitivity(r.layer, r.slot)));
         return print_json(out);
     }
-    printf("%s: %s, key %016llx\n", path.c_str(), human_bytes(std::filesystem::file_size(path)).c_str(),
-           static_cast<unsigned long long>(key));
+    printf("%s: %s, key %s\n", path.c_str(), human_bytes(std::filesystem::file_size(path)).c_str(), hex64(key).c_str());
     printf(
         "%zu factors, %zu refused (error on held-out text above %g or not measured, or no bytes saved without one that "
         "was); largest error kept %.3g\n",

@@ -353,7 +353,7 @@ Json info_json(const keel_model_info& info) {
             {"weight_bytes", info.weight_bytes},
             {"weight_types", info.weight_types},
             {"parameters", info.parameters},
-            {"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))},
+            {"fingerprint", hex64(info.fingerprint)},
             {"tensors", info.tensors},
             {"layers", info.layers},
             {"embedding", info.embedding},
