@@ -1,7 +1,7 @@
 // Solvers of W_proj caches (sdk/tools/lab/lowrank): moments, eigenpairs, weight PCA, the whitened optimum, rank
 // allocation and held-out errors, against closed forms, two-pass references, dense decompositions and exhaustive
 // search.
-#ifdef KEEL_HAVE_WPROJ_SOLVERS
+#ifdef KEEL_HAVE_WPROJ_LAB
 #include <gtest/gtest.h>
 
 #include <Eigen/Eigenvalues>
