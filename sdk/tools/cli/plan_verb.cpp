@@ -19,14 +19,6 @@ struct Options {
     bool all_ops = false, no_ops = false, no_map = false, mapped_free = false;
 };
 
-std::vector<keel_op_info> plan_ops(const ModelFile& file, const keel_config& config) {
-    uint32_t count = 0;
-    check(keel_plan_ops(file.gguf(), file.model, &config, nullptr, 0, &count, nullptr), "cannot list the ops");
-    std::vector<keel_op_info> ops(count, make<keel_op_info>());
-    check(keel_plan_ops(file.gguf(), file.model, &config, ops.data(), count, &count, nullptr), "cannot list the ops");
-    return ops;
-}
-
 std::vector<keel_buffer_info> plan_buffers(const ModelFile& file, const keel_config& config) {
     uint32_t count = 0;
     check(keel_plan_buffers(file.gguf(), file.model, &config, nullptr, 0, &count, nullptr), "cannot list the buffers");
