@@ -51,7 +51,7 @@ Case made(double noise, uint32_t waypoints = 0) {
     c.store_tape = tape(200, 1, noise), c.query_tape = tape(30, 2, noise);
     EXPECT_EQ(read_trace(c.store_tape, &c.tapes), nullptr);
     EXPECT_EQ(read_trace(c.query_tape, &c.queries), nullptr);
-    c.file = build_store(std::span(&c.tapes, 1), {.waypoints = waypoints, .rank = 1});
+    c.file = build_store(std::span(&c.tapes, 1), {.waypoints = waypoints});
     EXPECT_EQ(read_store(c.file, {1, 2, 30}, &c.store), nullptr);
     c.table = token_table(std::span(&c.tapes, 1));
     return c;

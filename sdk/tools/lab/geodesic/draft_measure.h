@@ -34,7 +34,7 @@ struct DraftMeasure {
     std::vector<DrafterScore> drafters;
     std::vector<TextScore> texts;
     // Mean cosines between the next displacement of a query's key and the mean one of the 8 nearest records (the
-    // initial-velocity surrogate), and between it and the displacement before; 0 for a store without trajectories.
+    // initial-velocity surrogate), and between it and the displacement before; 0 for a store without waypoints.
     double surrogate_cosine = 0, persistence_cosine = 0;
 };
 
