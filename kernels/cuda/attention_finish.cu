@@ -4,7 +4,7 @@
 namespace keel::cuda {
 namespace {
 
-constexpr uint32_t kFinishWarps = kFinishThreads / kWarp, kGroup = kFinishGroup;
+constexpr uint32_t kGroup = kFinishGroup;
 constexpr uint32_t kElements = kMaxHeadDim / kFinishThreads;
 
 // What a head has of splits, in the order in which it is merged: sinks, coded rows of splits, recent rows of splits.

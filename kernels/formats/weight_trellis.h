@@ -35,12 +35,9 @@ struct TrellisCode {
 constexpr uint32_t kTrellisBlock = 256, kTrellisLane = 64;
 constexpr int kMostTrellisValue = 63;
 
-// Element of the block with the ring's symbol u, and back.
+// Element of the block with the ring's symbol u.
 constexpr uint32_t trellis_element(uint32_t u) {
     return u % kTrellisLane * 4 + u / kTrellisLane;
-}
-constexpr uint32_t trellis_symbol(uint32_t element) {
-    return element % 4 * kTrellisLane + element / 4;
 }
 
 }  // namespace keel::kernels

@@ -51,7 +51,7 @@ Case made(double noise, uint32_t waypoints = 0) {
     c.store_tape = tape(200, 1, noise), c.query_tape = tape(30, 2, noise);
     EXPECT_EQ(read_trace(c.store_tape, &c.tapes), nullptr);
     EXPECT_EQ(read_trace(c.query_tape, &c.queries), nullptr);
-    c.file = build_store(std::span(&c.tapes, 1), {.waypoints = waypoints, .rank = 1});
+    c.file = build_store(std::span(&c.tapes, 1), {.waypoints = waypoints});
     EXPECT_EQ(read_store(c.file, {1, 2, 30}, &c.store), nullptr);
     c.table = token_table(std::span(&c.tapes, 1));
     return c;
@@ -68,7 +68,7 @@ TEST(DraftMeasure, TwoTokensAndStatesThatKnowAllAreRightAndChanceIsNot) {
     const Case c = made(0.01, 1);
     const DraftMeasure m = measured(c);
     EXPECT_EQ(m.steps, 300u);
-    EXPECT_EQ(m.store_records, 2000u);
+    EXPECT_EQ(c.store.header.records, 2000u);
     ASSERT_EQ(m.drafters.size(), 9u);
     for (const size_t known : {0, 1, 2, 3, 8}) EXPECT_EQ(share(m.drafters[known]), 1) << m.drafters[known].name;
     EXPECT_GT(share(m.drafters[6]), 0.97);

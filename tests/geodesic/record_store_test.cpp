@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/formats/numeric.h"
 #include "sdk/core/hash.h"
 #include "sdk/tools/lab/geodesic/random.h"
 #include "sdk/tools/lab/geodesic/record_builder.h"
@@ -127,30 +128,19 @@ TEST(RecordStore, FindsTheNearest) {
     }
 }
 
-// Of states that move by a linear map, what U V^T says of a neighbour's way is better than the same displacement.
-TEST(RecordStore, CorrectsTheWayOfARecord) {
-    const Built b = built({.waypoints = 4, .rank = 8}, 60);
-    const std::vector<unsigned char> others = made_up_tape(20, 20, 3);
-    TraceTape queries;
-    ASSERT_EQ(read_trace(others, &queries), nullptr);
-    double with = 0, without = 0;
-    for (size_t s = 0; s < queries.steps; ++s) {
-        if (queries.position(s) >= 16) continue;
-        float features[kWidth], key[kStoreDim], truth[kStoreDim], guess[kStoreDim];
-        trace_features(queries, s + 4, 0, features);
-        store_key(b.store, features, truth);
-        trace_features(queries, s, 0, features);
-        store_key(b.store, features, key);
-        const Found found = find_record(b.store, key, {.probes = 24, .metric = false});
-        store_waypoint(b.store, static_cast<uint32_t>(found.record), 3, key, guess);
-        RecordStore straight = b.store;
-        straight.header.rank = 0;
-        float plain[kStoreDim];
-        store_waypoint(straight, static_cast<uint32_t>(found.record), 3, key, plain);
-        for (uint32_t d = 0; d < kStoreDim; ++d)
-            with += std::pow(truth[d] - guess[d], 2), without += std::pow(truth[d] - plain[d], 2);
+TEST(RecordStore, WaypointsAreTheKeysThatFollowed) {
+    const Built b = built({.waypoints = 4}, 10);
+    for (uint32_t r = 0; r < b.store.header.records; ++r) {
+        size_t step = b.used[r].step;
+        for (uint32_t w = 0; w < 4; ++w) {
+            if (b.trace.goes_on(step)) ++step;
+            float features[kWidth], key[kStoreDim];
+            trace_features(b.trace, step, 0, features);
+            store_key(b.store, features, key);
+            for (uint32_t d = 0; d < kStoreDim; ++d)
+                ASSERT_EQ(b.store.waypoints[(r * 4 + w) * kStoreDim + d], kernels::f32_to_f16(key[d])) << r << " " << w;
+        }
     }
-    EXPECT_LT(with, without);
 }
 
 TEST(RecordStore, RadiusIsWhereAgreementEnds) {
@@ -163,7 +153,7 @@ TEST(RecordStore, RadiusIsWhereAgreementEnds) {
 }
 
 TEST(RecordStore, RefusesWhatIsForeignStaleCutShortOrChanged) {
-    const Built b = built({.waypoints = 2, .rank = 2}, 10);
+    const Built b = built({.waypoints = 2}, 10);
     RecordStore out;
     EXPECT_STREQ(read_store(b.file, {4, 6, kVocabulary}, &out), "of another model");
     EXPECT_STREQ(read_store(b.file, {5, 7, kVocabulary}, &out), "of another tokenizer");
@@ -186,7 +176,7 @@ TEST(RecordStore, FuzzCorpusIsCurrent) {
     RecordStore view;
     StoreHeader& h = view.header;
     h.fingerprint = 1, h.tokenizer_hash = 2;
-    h.records = 2, h.lists = 1, h.anchors = 1, h.features = 1, h.horizon = 1, h.waypoints = 1, h.rank = 1;
+    h.records = 2, h.lists = 1, h.anchors = 1, h.features = 1, h.horizon = 1, h.waypoints = 1;
     h.code_scale = 0.03125f;
     const std::vector<float> numbers(kStoreDim * kStoreDim, 0.5f);
     const std::vector<uint16_t> halves(2 * kStoreDim, 0x3800);
@@ -195,7 +185,7 @@ TEST(RecordStore, FuzzCorpusIsCurrent) {
     const uint32_t lists[] = {0, 2};
     view.mean = view.projection = view.centroids = view.keys = view.radius = view.anchors = view.metrics =
         numbers.data();
-    view.velocity = view.waypoints = view.u = view.v = halves.data();
+    view.waypoints = halves.data();
     view.codes = codes.data(), view.gate = view.next = tokens, view.list_begin = lists;
     std::vector<unsigned char> store;
     write_store(view, &store);
@@ -215,7 +205,7 @@ TEST(RecordStore, FuzzCorpusIsCurrent) {
 
 // Hostile bytes under a right checksum.
 TEST(RecordStore, RefusesContentsThatCannotBe) {
-    const Built b = built({.waypoints = 2, .rank = 2}, 10);
+    const Built b = built({.waypoints = 2}, 10);
     const auto refused = [&](const void* place, const void* value, size_t bytes) {
         std::vector<unsigned char> file = b.file;
         memcpy(file.data() + (static_cast<const unsigned char*>(place) - b.file.data()), value, bytes);
@@ -226,15 +216,14 @@ TEST(RecordStore, RefusesContentsThatCannotBe) {
     };
     const float nan = NAN, negative = -1;
     const int32_t large = kVocabulary, below = -2;
-    const uint32_t many = 0xffffffff, version = 2;
+    const uint32_t many = 0xffffffff, version = kStoreVersion + 1;
     const uint16_t infinite = 0x7c00;
     const unsigned char* header = b.file.data();
     EXPECT_TRUE(refused(header + offsetof(StoreHeader, version), &version, 4));
     for (const size_t field :
          {offsetof(StoreHeader, dim), offsetof(StoreHeader, records), offsetof(StoreHeader, lists),
           offsetof(StoreHeader, anchors), offsetof(StoreHeader, features), offsetof(StoreHeader, block),
-          offsetof(StoreHeader, horizon), offsetof(StoreHeader, waypoints), offsetof(StoreHeader, rank),
-          offsetof(StoreHeader, reserved)})
+          offsetof(StoreHeader, horizon), offsetof(StoreHeader, waypoints)})
         EXPECT_TRUE(refused(header + field, &many, 4)) << field;
     EXPECT_TRUE(refused(header + offsetof(StoreHeader, code_scale), &nan, 4));
     EXPECT_TRUE(refused(b.store.gate, &large, 4));
@@ -244,7 +233,7 @@ TEST(RecordStore, RefusesContentsThatCannotBe) {
     EXPECT_TRUE(refused(b.store.keys + 40, &nan, 4));
     EXPECT_TRUE(refused(b.store.metrics + 40, &nan, 4));
     EXPECT_TRUE(refused(b.store.list_begin + 1, &many, 4));
-    EXPECT_TRUE(refused(b.store.v, &infinite, 2));
+    EXPECT_TRUE(refused(b.store.waypoints, &infinite, 2));
     EXPECT_FALSE(refused(b.store.next, b.store.next, 4));
 }
 

@@ -1,7 +1,7 @@
 // From the bundled model and a few of its tokens to W_proj caches: what the tap sees, and what the builder promises of
 // the caches it makes.
 #include <gtest/gtest.h>
-#ifdef KEEL_HAVE_WPROJ_SOLVERS
+#ifdef KEEL_HAVE_WPROJ_LAB
 #include <math.h>
 #include <string.h>
 

@@ -1,7 +1,7 @@
 // From weights and moments to the layers of a W_proj cache (sdk/tools/lab/lowrank/wproj_solve.h): what is stored
 // against what a reader computes of it, the published form against its size formula, acceptance, budgets, and a rebuild
 // to the byte.
-#ifdef KEEL_HAVE_WPROJ_SOLVERS
+#ifdef KEEL_HAVE_WPROJ_LAB
 #include "sdk/tools/lab/lowrank/wproj_solve.h"
 
 #include <gtest/gtest.h>

@@ -1,7 +1,7 @@
 // Solvers of W_proj caches (sdk/tools/lab/lowrank): moments, eigenpairs, weight PCA, the whitened optimum, rank
 // allocation and held-out errors, against closed forms, two-pass references, dense decompositions and exhaustive
 // search.
-#ifdef KEEL_HAVE_WPROJ_SOLVERS
+#ifdef KEEL_HAVE_WPROJ_LAB
 #include <gtest/gtest.h>
 
 #include <Eigen/Eigenvalues>
@@ -130,7 +130,6 @@ TEST(WprojMoments, FindMassiveActivationsByDirection) {
     moments.add(numbers(rows));
     none.add(numbers(FloatRows::Ones(300, 32)));
     const MomentSummary summary = moments.summary();
-    EXPECT_EQ(summary.massive_tokens, 5u);
     ASSERT_EQ(summary.massive.rows(), 2);
     const Eigen::RowVectorXf first = (rows.row(0) + rows.row(400) + rows.row(777)) / 3,
                              second = (rows.row(10) + rows.row(20)) / 2;
@@ -528,7 +527,7 @@ TEST(WprojWhitened, RandomizedAndDenseSolutionsAreAlikeInError) {
     const NestedFactors dense = whitened({{view(w)}}, covariance, options);
     options.method = EigenMethod::kRandomized;
     const NestedFactors randomized = whitened({{view(w)}}, covariance, options);
-    EXPECT_EQ(randomized.method, EigenMethod::kRandomized);
+    EXPECT_NE(randomized.error, dense.error);  // or one method made both
     for (const Index k : {Index{8}, Index{16}, Index{24}})
         EXPECT_LT(randomized.error(0, k), dense.error(0, k) * (1 + 1e-4)) << k;
 }

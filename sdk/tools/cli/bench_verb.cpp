@@ -13,6 +13,7 @@
 #include "sdk/tools/cli/contended_bench.h"
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/interrupt.h"
+#include "sdk/tools/common/made_up_ids.h"
 #include "sdk/tools/common/model_loader.h"
 #include "sdk/tools/common/statistics.h"
 #include "sdk/tools/common/stream_bandwidth.h"
@@ -124,13 +125,7 @@ class Bench {
             handles_.push_back(sessions_.back().handle());
         }
         results_.resize(sessions_.size());
-        // Any ids will do: the work does not depend on them. A fixed generator keeps runs alike.
-        ids_.resize(m_.plan.context_tokens);
-        uint64_t state = 1;
-        for (int32_t& id : ids_) {
-            state = state * 6364136223846793005u + 1442695040888963407u;
-            id = static_cast<int32_t>((state >> 33) % m_.file.info.vocabulary);
-        }
+        ids_ = made_up_ids(m_.plan.context_tokens, m_.file.info.vocabulary);
     }
 
     Results run() {

@@ -94,7 +94,7 @@ Json profile_json(const KvProfile& p) {
                     (kernels::kv_code_bytes(side, p.shape.head_dim) + kernels::kv_scale_bytes(side, p.shape.head_dim)) /
                     p.shape.head_dim / 2;
     }
-    return {{"fingerprint", strf("%016llx", static_cast<unsigned long long>(p.shape.fingerprint))},
+    return {{"fingerprint", hex64(p.shape.fingerprint)},
             {"layers", p.shape.layers},
             {"kv_heads", p.shape.kv_heads},
             {"head_dim", p.shape.head_dim},
@@ -234,15 +234,30 @@ AllocationChoices within_kl(const Costs& costs, double budget, const KvProfile& 
     return path[good];
 }
 
-void calibrate_kv(Options o, const Console& console) {
-    if (!o.show.empty()) return show_profile(o.show, console);
-    o.engine = with_exact_activations(o.engine);
+// Throws ToolError (kExitUsage) for what does not go together.
+void check_options(const Options& o) {
     if (o.engine.k_format || o.engine.v_format || !o.engine.kv_profile.empty())
         throw ToolError(kExitUsage, "--kv-k, --kv-v and --kv-profile are what is calibrated: give --formats");
     if (o.engine.model.empty() || o.text.file.empty() || o.output.empty())
         throw ToolError(kExitUsage, "calibrate kv needs a model, a text and --output (or --show FILE)");
     if (!o.budget.empty() + (o.bits > 0) + (o.kl > 0) + !o.uniform.empty() != 1)
         throw ToolError(kExitUsage, "give one of --budget, --bits, --kl and --uniform");
+}
+
+struct Calibrated {
+    KvProfile profile;
+    KvStatistics statistics;
+    Json trials = Json::array();  // choices of step 2
+    Costs costs;
+    double predicted_kl = 0;  // the sum of the parts
+    KvMeter::Reading reading;
+    uint64_t slice_tokens = 0;
+    uint32_t measurements = 0, context = 0;
+    KvBytes own;  // at that context
+    uint64_t file_bytes = 0;
+};
+// Measures, and writes the profile.
+Calibrated calibrate(const Options& o, const Console& console) {
     const ModelFile file = open_model(o.engine.model);
     const uint32_t context = lab_context(o.engine);
     std::vector<KvFormat> formats;
@@ -250,20 +265,22 @@ void calibrate_kv(Options o, const Console& console) {
         formats.push_back(format_named(name));
     if (formats.empty()) throw ToolError(kExitUsage, "--formats names no format");
 
+    Calibrated c;
+    c.context = context;
+
     // 1
     const uint32_t sinks = sinks_of_coded_rows(o.engine.sinks);
     const bool means = !o.no_key_means || !o.no_value_means;
-    KvStatistics statistics, weighed;
+    KvStatistics weighed;
     capture_rows(o.engine, o.text.file, o.text.documents, tokens_within(o.text, context),
                  [&](const KvDocumentRows& rows) {
-                     statistics.add(rows, sinks);
+                     c.statistics.add(rows, sinks);
                      if (means || o.gains != "off") weighed.add_weighed(rows, sinks, o.engine.recent);
                  });
     const keel_model_info& info = file.info;
-    KvProfile profile;
-    profile.shape = {info.fingerprint, info.layers, info.kv_heads, info.head_dim, statistics.rope_dims() / 2};
-    profile.formats.assign(info.layers,
-                           {formats[0], formats[0], KvScaleMode::kLeastSquares, KvScaleMode::kLeastSquares});
+    c.profile.shape = {info.fingerprint, info.layers, info.kv_heads, info.head_dim, c.statistics.rope_dims() / 2};
+    c.profile.formats.assign(info.layers,
+                             {formats[0], formats[0], KvScaleMode::kLeastSquares, KvScaleMode::kLeastSquares});
     const auto set_means = [&](const KvStatistics& s, KvProfile* p) {
         if (!o.no_key_means) {
             p->pairs = choose_mean_pairs(s, o.pairs);
@@ -271,7 +288,7 @@ void calibrate_kv(Options o, const Console& console) {
         }
         if (!o.no_value_means) set_value_means(s, p);
     };
-    set_means(statistics, &profile);
+    set_means(c.statistics, &c.profile);
 
     // 2
     ProgressBar bar(console, "calibrating");
@@ -279,7 +296,7 @@ void calibrate_kv(Options o, const Console& console) {
     std::optional<KvCostTable> table;
     if (!o.costs.empty())
         table.emplace(o.costs, Json{{"keel", keel_version()},
-                                    {"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))},
+                                    {"fingerprint", hex64(info.fingerprint)},
                                     {"text_sha256", sha256_of_file(o.text.file)},
                                     {"slice_documents", o.slice_documents},
                                     {"slice_tokens", o.slice_tokens},
@@ -287,100 +304,116 @@ void calibrate_kv(Options o, const Console& console) {
                                     {"recent", o.engine.recent},
                                     {"activation", activation_name(o.engine.activation)}});
     KvCostTable* const kept = table ? &*table : nullptr;
-    Json trials = Json::array();
     const auto better = [&](const char* what, const KvProfile& with, const KvProfile& without) {
         const double a = meter.kl(with, kept), b = meter.kl(without, kept);
-        trials.push_back({{"choice", what}, {"kl_with", a}, {"kl_without", b}});
+        c.trials.push_back({{"choice", what}, {"kl_with", a}, {"kl_without", b}});
         return a < b;
     };
-    set_all(&profile, formats[formats.size() / 2]);
-    KvProfile other = profile;
+    set_all(&c.profile, formats[formats.size() / 2]);
+    KvProfile other = c.profile;
     if (means) set_means(weighed, &other);
-    if (means && better("means weighed by attention", other, profile)) profile = other;
-    other = profile;
+    if (means && better("means weighed by attention", other, c.profile)) c.profile = other;
+    other = c.profile;
     for (KvLayerFormats& f : other.formats) f.k_scale = KvScaleMode::kUnbiased;
     if (o.k_scale == "unbiased" || (o.k_scale == "auto" && has_scale_mode(formats[formats.size() / 2]) &&
-                                    better("unbiased K scale", other, profile)))
-        profile = other;
-    other = profile;
+                                    better("unbiased K scale", other, c.profile)))
+        c.profile = other;
+    other = c.profile;
     if (o.gains != "off") {
-        KvKeyMoments moments(weighed, profile, sinks, o.engine.recent);
+        KvKeyMoments moments(weighed, c.profile, sinks, o.engine.recent);
         capture_rows(o.engine, o.text.file, o.text.documents, tokens_within(o.text, context),
                      [&](const KvDocumentRows& rows) { moments.add(rows); });
         set_gains(moments, &other);
-        if (o.gains == "on" || better("gains", other, profile)) profile = other;
+        if (o.gains == "on" || better("gains", other, c.profile)) c.profile = other;
     }
 
     // 3 and 4
-    Costs costs;
-    double predicted_kl = 0;
     if (formats.size() == 1) {
-        set_all(&profile, formats[0]);
-        const KvBytes planned = planned_kv_bytes(plan_with(o.engine, profile, context));
-        if (o.uniform.empty() && o.kl == 0 && planned.page_bytes > page_budget(o, profile, context))
+        set_all(&c.profile, formats[0]);
+        const KvBytes planned = planned_kv_bytes(plan_with(o.engine, c.profile, context));
+        if (o.uniform.empty() && o.kl == 0 && planned.page_bytes > page_budget(o, c.profile, context))
             throw ToolError(kExitRuntime, "the only format exceeds the budget");
     } else {
-        costs = measure_costs(profile, formats, o.measurements, meter, kept, bar);
-        const AllocationChoices choices = o.kl > 0 ? within_kl(costs, o.kl, profile, meter, kept)
-                                                   : allocate(costs.units, page_budget(o, profile, context));
+        c.costs = measure_costs(c.profile, formats, o.measurements, meter, kept, bar);
+        const AllocationChoices choices = o.kl > 0 ? within_kl(c.costs, o.kl, c.profile, meter, kept)
+                                                   : allocate(c.costs.units, page_budget(o, c.profile, context));
         if (choices.empty()) throw ToolError(kExitRuntime, "the smallest formats exceed the budget");
-        set_choices(costs, choices, &profile);
-        predicted_kl = cost_of(costs.units, choices);
+        set_choices(c.costs, choices, &c.profile);
+        c.predicted_kl = cost_of(c.costs.units, choices);
     }
-    const KvMeter::Reading reading = meter.measure(profile);
-    if (formats.size() == 1 && o.kl > 0 && reading.kl > o.kl)
-        throw ToolError(kExitRuntime, strf("the only format exceeds the KL budget: %.5f", reading.kl));
-    const std::vector<char> bytes = encode_kv_profile(profile);
+    c.reading = meter.measure(c.profile);
+    if (formats.size() == 1 && o.kl > 0 && c.reading.kl > o.kl)
+        throw ToolError(kExitRuntime, strf("the only format exceeds the KL budget: %.5f", c.reading.kl));
+    c.slice_tokens = meter.tokens();
+    c.measurements = meter.measurements();
+    const std::vector<char> bytes = encode_kv_profile(c.profile);
     write_file(o.output, bytes);
+    c.file_bytes = bytes.size();
 
     const KvBytes f16 = reference_kv_bytes(o.engine, context);
-    KvBytes own = planned_kv_bytes(plan_with(o.engine, profile, context));
-    own.ratio = f16.total_bytes / own.total_bytes;
-    if (console.json) {
-        Json out = profile_json(profile);
-        out["output"] = o.output;
-        out["text"] = o.text.file;
-        out["statistics_positions"] = statistics.positions();
-        out["slice_tokens"] = meter.tokens();
-        out["measurements"] = meter.measurements();
-        out["layers_measured_together"] = costs.together;
-        out["trials"] = trials;
-        out["kl"] = reading.kl;
-        out["kl_predicted"] = predicted_kl;
-        out["delta_ppl_percent"] = ppl_percent(reading.delta.mean);
-        out["context_tokens"] = context;
-        out["bytes_per_token"] = own.per_token;
-        out["side_bytes"] = own.side_bytes;
-        out["ratio"] = own.ratio;
-        for (uint32_t layer = 0; layer < info.layers; ++layer) {
-            out["formats"][layer]["k_energy_coded"] = coded_key_share(statistics, profile, layer);
-            out["formats"][layer]["v_energy_coded"] = coded_value_share(statistics, profile, layer);
-        }
-        for (size_t i = 0; i < costs.parts.size(); ++i)
-            for (size_t c = 0; c < costs.formats.size(); ++c)
-                out["costs"].push_back({{"layer", costs.parts[i].layer},
-                                        {"side", costs.parts[i].value ? "v" : "k"},
-                                        {"format", name_of(costs.formats[c])},
-                                        {"kl", costs.units[i].cost[c]}});
-        return print_json(out);
+    c.own = planned_kv_bytes(plan_with(o.engine, c.profile, context));
+    c.own.ratio = f16.total_bytes / c.own.total_bytes;
+    return c;
+}
+
+Json calibrated_json(const Options& o, const Calibrated& c) {
+    Json out = profile_json(c.profile);
+    out["output"] = o.output;
+    out["text"] = o.text.file;
+    out["statistics_positions"] = c.statistics.positions();
+    out["slice_tokens"] = c.slice_tokens;
+    out["measurements"] = c.measurements;
+    out["layers_measured_together"] = c.costs.together;
+    out["trials"] = c.trials;
+    out["kl"] = c.reading.kl;
+    out["kl_predicted"] = c.predicted_kl;
+    out["delta_ppl_percent"] = ppl_percent(c.reading.delta.mean);
+    out["context_tokens"] = c.context;
+    out["bytes_per_token"] = c.own.per_token;
+    out["side_bytes"] = c.own.side_bytes;
+    out["ratio"] = c.own.ratio;
+    for (uint32_t layer = 0; layer < c.profile.shape.layers; ++layer) {
+        out["formats"][layer]["k_energy_coded"] = coded_key_share(c.statistics, c.profile, layer);
+        out["formats"][layer]["v_energy_coded"] = coded_value_share(c.statistics, c.profile, layer);
     }
+    for (size_t i = 0; i < c.costs.parts.size(); ++i)
+        for (size_t f = 0; f < c.costs.formats.size(); ++f)
+            out["costs"].push_back({{"layer", c.costs.parts[i].layer},
+                                    {"side", c.costs.parts[i].value ? "v" : "k"},
+                                    {"format", name_of(c.costs.formats[f])},
+                                    {"kl", c.costs.units[i].cost[f]}});
+    return out;
+}
+
+void print_calibrated(const Options& o, const Calibrated& c) {
     std::vector<std::array<std::string, 2>> shares;
-    for (uint32_t layer = 0; layer < info.layers; ++layer)
-        shares.push_back({strf("%.1f %%", 100 * coded_key_share(statistics, profile, layer)),
-                          strf("%.1f %%", 100 * coded_value_share(statistics, profile, layer))});
-    fputs(profile_text(profile, shares).c_str(), stdout);
-    for (const Json& trial : trials)
+    for (uint32_t layer = 0; layer < c.profile.shape.layers; ++layer)
+        shares.push_back({strf("%.1f %%", 100 * coded_key_share(c.statistics, c.profile, layer)),
+                          strf("%.1f %%", 100 * coded_value_share(c.statistics, c.profile, layer))});
+    fputs(profile_text(c.profile, shares).c_str(), stdout);
+    for (const Json& trial : c.trials)
         printf("%s: KL %.6f with, %.6f without\n", trial["choice"].get<std::string>().c_str(),
                trial["kl_with"].get<double>(), trial["kl_without"].get<double>());
-    if (costs.together > 1)
+    if (c.costs.together > 1)
         printf("costs were measured for %u neighbouring layers together, to stay within %u measurements\n",
-               costs.together, o.measurements);
-    printf("%.1f bytes a token at %u tokens (%s beside the pages), %.3fx of f16\n", own.per_token, context,
-           human_bytes(own.side_bytes + own.precise_bytes).c_str(), own.ratio);
+               c.costs.together, o.measurements);
+    printf("%.1f bytes a token at %u tokens (%s beside the pages), %.3fx of f16\n", c.own.per_token, c.context,
+           human_bytes(c.own.side_bytes + c.own.precise_bytes).c_str(), c.own.ratio);
     printf("on the slice (%llu tokens): KL %.6f (sum of the parts %.6f), dPPL %+.3f %%; %u measurements\n",
-           static_cast<unsigned long long>(meter.tokens()), reading.kl, predicted_kl, ppl_percent(reading.delta.mean),
-           meter.measurements());
-    printf("written to %s, %s\n", o.output.c_str(), human_bytes(bytes.size()).c_str());
+           static_cast<unsigned long long>(c.slice_tokens), c.reading.kl, c.predicted_kl,
+           ppl_percent(c.reading.delta.mean), c.measurements);
+    printf("written to %s, %s\n", o.output.c_str(), human_bytes(c.file_bytes).c_str());
+}
+
+void calibrate_kv(Options o, const Console& console) {
+    if (!o.show.empty()) return show_profile(o.show, console);
+    check_options(o);
+    o.engine = with_exact_activations(o.engine);
+    const Calibrated c = calibrate(o, console);
+    if (console.json)
+        print_json(calibrated_json(o, c));
+    else
+        print_calibrated(o, c);
 }
 
 }  // namespace

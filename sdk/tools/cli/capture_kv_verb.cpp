@@ -38,11 +38,9 @@ void capture_kv(const Options& o, const Console& console) {
     const keel_model_info& info = run.info();
     KvRowCapture capture(shape);
     run.set_tap(&capture);
-    SafetensorsWriter writer(o.output, entries,
-                             {{"model", info.name},
-                              {"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))},
-                              {"text", o.text.file},
-                              {"arena", "f32"}});
+    SafetensorsWriter writer(
+        o.output, entries,
+        {{"model", info.name}, {"fingerprint", hex64(info.fingerprint)}, {"text", o.text.file}, {"arena", "f32"}});
     uint64_t first = 0;
     for (size_t d = 0; d < documents.size(); ++d) {
         const std::vector<int32_t>& ids = documents[d];

@@ -9,6 +9,7 @@
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/text_documents.h"
+#include "sdk/tools/common/text_rows.h"
 #include "sdk/tools/lab/geodesic/trace_tape.h"
 #include "sdk/tools/lab/kv/kv_text.h"
 
@@ -51,13 +52,9 @@ class Capture {
     void teach(const std::vector<int32_t>& ids) {
         Session session = open_session(model_);
         std::vector<unsigned char> steps;
-        check(session.feed(ids, KEEL_FEED_ALL_LOGITS), "cannot feed the text");
-        for (size_t done = 0; done < ids.size();) {
-            stop_if_interrupted();
-            const keel_advance_result step = model_.engine.advance(session);
-            check(step.status, "cannot compute the text");
-            for (uint32_t row = 0; row < step.logits_rows; ++row, ++done) keep(session, row, done, ids[done], steps);
-        }
+        TextRows rows(model_.engine, session, stop_if_interrupted);
+        rows.start(ids);
+        for (size_t i = 0; i < ids.size(); ++i) keep(session, rows.next(), i, ids[i], steps);
         file_.write(steps.data(), steps.size());
     }
 

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "sdk/tools/common/interrupt.h"
+#include "sdk/tools/common/made_up_ids.h"
 #include "sdk/tools/common/statistics.h"
 
 namespace keel::tools {
@@ -17,9 +18,8 @@ double process_us() {
 
 class ColumnBench {
   public:
-    ColumnBench(LoadedModel& model, const ColumnOptions& options) : m_(model), o_(options), ids_(o_.position + kMost) {
-        for (size_t i = 0; i < ids_.size(); ++i)
-            ids_[i] = static_cast<int32_t>((i * 2654435761u) % m_.file.info.vocabulary);
+    ColumnBench(LoadedModel& model, const ColumnOptions& options)
+        : m_(model), o_(options), ids_(made_up_ids(o_.position + kMost, m_.file.info.vocabulary)) {
         for (uint32_t i = 0; i < kMost; ++i) {
             sessions_.push_back(open_session(m_));
             handles_.push_back(sessions_.back().handle());

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "sdk/tools/common/interrupt.h"
+#include "sdk/tools/common/made_up_ids.h"
 #include "sdk/tools/common/statistics.h"
 
 namespace keel::tools {
@@ -62,8 +63,7 @@ void bench_contended(LoadedModel& m, const ContendedOptions& o, const Console& c
                         strf("--contended decodes --decode tokens from --position on, within the context of %u",
                              m.plan.context_tokens));
     Session session = open_session(m);
-    std::vector<int32_t> ids(o.position + o.decode);
-    for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>((i * 2654435761u) % m.file.info.vocabulary);
+    const std::vector<int32_t> ids = made_up_ids(o.position + o.decode, m.file.info.vocabulary);
 
     std::vector<Row> rows;
     for (const uint32_t neighbours : {0u, 1u, m.plan.threads, 2 * m.plan.threads})

@@ -313,27 +313,49 @@ double floor_of(const Options& o, const KvSpec& reference_spec, const KvReferenc
     return score.kl_mean();
 }
 
-int eval_kv(Options o, const Console& console) {
-    if (o.engine.k_format != KEEL_KV_DEFAULT || o.engine.v_format != KEEL_KV_DEFAULT)
-        throw ToolError(kExitUsage, "name formats with --formats, not with --kv-k and --kv-v");
-    o.engine = with_exact_activations(o.engine);
-    const std::vector<KvSpec> specs = grid_of(o);
-    if (!o.against.empty() &&
-        std::none_of(specs.begin(), specs.end(), [&](const KvSpec& spec) { return spec.name == o.against; }))
+// What is measured with what.
+struct Asked {
+    std::vector<KvSpec> specs;
+    KvSpec reference;
+    uint32_t context = 0, tokens = 0;  // of each document
+};
+// Throws ToolError (kExitUsage) for what does not go together.
+Asked checked(const Options& o) {
+    Asked asked;
+    asked.specs = grid_of(o);
+    if (!o.against.empty() && std::none_of(asked.specs.begin(), asked.specs.end(),
+                                           [&](const KvSpec& spec) { return spec.name == o.against; }))
         throw ToolError(kExitUsage, "--against is one of the formats");
-    const KvSpec reference_spec = parse_kv_spec(o.reference + "@none");
-    if (reference_spec.k_format != KEEL_KV_F16 && reference_spec.k_format != KEEL_KV_F32)
+    asked.reference = parse_kv_spec(o.reference + "@none");
+    if (asked.reference.k_format != KEEL_KV_F16 && asked.reference.k_format != KEEL_KV_F32)
         throw ToolError(kExitUsage, "--reference is f16 or f32");
-    const uint32_t context = lab_context(o.engine);
+    asked.context = lab_context(o.engine);
     uint32_t longest_probe = 0;
     for (const uint32_t distance : o.probe) longest_probe = std::max(longest_probe, distance);
-    if (!o.probe.empty() && 1 + 2 * o.passage + longest_probe > context)
+    if (!o.probe.empty() && 1 + 2 * o.passage + longest_probe > asked.context)
         throw ToolError(kExitUsage, "--probe does not fit the context");
-    const uint32_t tokens = tokens_within(o.text, context);
+    asked.tokens = tokens_within(o.text, asked.context);
+    return asked;
+}
 
-    KvRun reference(o.engine, reference_spec, context);
-    const keel_model_info& info = reference.info();
-    const KvBytes f16 = reference_kv_bytes(o.engine, context);
+struct Measured {
+    std::vector<KvQuality> qualities;
+    std::vector<std::vector<KvProbeScore>> probes;  // by format, by distance
+    bool probed = false;
+    size_t documents = 0, shortest = 0;  // scored by all formats; tokens of the shortest of all
+    uint64_t reference_tokens = 0, short_documents = 0;
+    double reference_nll = 0;  // mean
+    double floor = 0;          // mean KL of the other exact arena on the first document
+    KvBytes f16;
+    size_t sources = 0;  // that the intervals are over
+    bool few_sources = false, extrapolated = false;
+    std::string intervals, protocol;  // how they and the formats were computed, in words
+};
+Measured measure(const Options& o, const Asked& asked, KvRun& reference, const Console& console) {
+    const uint32_t context = asked.context, tokens = asked.tokens;
+    Measured m;
+    m.shortest = tokens;
+    m.f16 = reference_kv_bytes(o.engine, context);
     std::vector<uint32_t> sources;
     std::vector<std::string> kinds;
     const std::vector<std::vector<int32_t>> documents = tokenize_documents(
@@ -341,45 +363,40 @@ int eval_kv(Options o, const Console& console) {
     KvCodecTables tables;
     if (!o.codec_text.empty()) tables = covariances_of(o.engine, o.codec_text, o.codec_documents, context);
 
-    std::vector<KvQuality> qualities;
-    std::vector<std::vector<KvProbeScore>> probes;
-    uint64_t reference_tokens = 0, short_documents = 0;
-    size_t shortest = tokens;
-    double reference_nll = 0, floor = 0;
     ProgressBar bar(console, "scoring");
     // After Ctrl-C what is reported are whole documents that all formats were scored on, or whole groups of formats.
-    size_t scored = documents.size();
-    for (size_t first = 0; first < specs.size() && !interrupted(); first += kMaxLabEngines) {
+    m.documents = documents.size();
+    for (size_t first = 0; first < asked.specs.size() && !interrupted(); first += kMaxLabEngines) {
         std::vector<std::unique_ptr<Candidate>> candidates;
         std::vector<KvCodecTables> fitted;
         fitted.reserve(kMaxLabEngines);
-        for (size_t i = first; i < std::min(first + kMaxLabEngines, specs.size()); ++i) {
+        for (size_t i = first; i < std::min(first + kMaxLabEngines, asked.specs.size()); ++i) {
             const KvCodecTables* own = nullptr;
-            if (!specs[i].native && !tables.empty()) {
+            if (!asked.specs[i].native && !tables.empty()) {
                 fitted.push_back(tables);
-                fit_tables(o.engine, specs[i], o.codec_text, o.codec_documents, context, &fitted.back());
+                fit_tables(o.engine, asked.specs[i], o.codec_text, o.codec_documents, context, &fitted.back());
                 own = &fitted.back();
             }
-            candidates.push_back(std::make_unique<Candidate>(o.engine, specs[i], context, own));
+            candidates.push_back(std::make_unique<Candidate>(o.engine, asked.specs[i], context, own));
             candidates.back()->quality.parts = parts_of(kinds, o.prefixes, tokens);
         }
-        for (size_t d = 0; d < scored; ++d) {
+        for (size_t d = 0; d < m.documents; ++d) {
             if (interrupted() && first > 0) break;
             if (interrupted()) {
                 if (d == 0) stop_if_interrupted();
-                scored = d;
+                m.documents = d;
                 break;
             }
             const KvReference exact(reference, documents[d]);
             if (first == 0) {
-                for (size_t p = 0; p < exact.positions(); ++p, ++reference_tokens) reference_nll += exact.nll(p);
-                shortest = std::min(shortest, exact.positions());
-                short_documents += exact.positions() < tokens;
-                if (d == 0) floor = floor_of(o, reference_spec, exact, context);
+                for (size_t p = 0; p < exact.positions(); ++p, ++m.reference_tokens) m.reference_nll += exact.nll(p);
+                m.shortest = std::min(m.shortest, exact.positions());
+                m.short_documents += exact.positions() < tokens;
+                if (d == 0) m.floor = floor_of(o, asked.reference, exact, context);
             }
             for (size_t i = 0; i < candidates.size(); ++i) {
                 bar.draw(
-                    (first + i) * documents.size() + d * candidates.size(), specs.size() * documents.size(),
+                    (first + i) * documents.size() + d * candidates.size(), asked.specs.size() * documents.size(),
                     strf("document %zu of %zu, %s", d + 1, documents.size(), candidates[i]->quality.spec.name.c_str()));
                 candidates[i]->score(exact, sources[d], kinds[d], d < o.mse_documents, d == 0 ? o.decode : 0);
             }
@@ -387,113 +404,128 @@ int eval_kv(Options o, const Console& console) {
         if (interrupted() && first > 0) break;
         std::vector<KvRun*> runs;
         for (const auto& candidate : candidates) {
-            candidate->finish(f16);  // before the probe adds other rows
+            candidate->finish(m.f16);  // before the probe adds other rows
             runs.push_back(candidate->run.get());
         }
         if (!o.probe.empty() && !interrupted()) {
             for (const auto& candidate : candidates)
                 if (candidate->stored) candidate->run->set_tap(nullptr);
             for (auto& scores : run_probe(reference, runs, make_probe_texts(documents, o.passage, o.probe), o.probe))
-                probes.push_back(std::move(scores));
+                m.probes.push_back(std::move(scores));
         }
-        for (const auto& candidate : candidates) qualities.push_back(std::move(candidate->quality));
+        for (const auto& candidate : candidates) m.qualities.push_back(std::move(candidate->quality));
     }
-    reference_nll /= static_cast<double>(reference_tokens);
+    m.reference_nll /= static_cast<double>(m.reference_tokens);
 
-    const std::string protocol = strf(
+    m.protocol = strf(
         "each document alone, cut to %u tokens after %s; in-forward: steps of %u tokens (%u where blocks are coded) "
         "over coded rows, "
         "errors accumulate, every position scored",
         tokens, o.no_bos ? "its first" : "BOS", reference.plan().chunk_tokens, kLabBlockChunk);
-    const bool by_document = !qualities.empty() && qualities[0].score.by_document(),
-               extrapolated = context > info.train_context_tokens;
-    const size_t interval_sources = qualities.empty() ? 0 : qualities[0].score.sources();
-    const bool few_sources = !by_document || interval_sources < kFewSources;
-    const std::string interval_text =
-        by_document ? strf("95 %%, paired, Student's t over %zu sources of documents", interval_sources)
-                    : "95 %, paired, Student's t over blocks of 64 tokens of one source";
+    const bool by_document = !m.qualities.empty() && m.qualities[0].score.by_document();
+    m.sources = m.qualities.empty() ? 0 : m.qualities[0].score.sources();
+    m.few_sources = !by_document || m.sources < kFewSources;
+    m.intervals = by_document ? strf("95 %%, paired, Student's t over %zu sources of documents", m.sources)
+                              : "95 %, paired, Student's t over blocks of 64 tokens of one source";
+    m.extrapolated = context > reference.info().train_context_tokens;
+    m.probed = !o.probe.empty() && m.probes.size() == m.qualities.size();
+    return m;
+}
+
+Json measured_json(const Options& o, const Asked& asked, const KvRun& reference, const Measured& m) {
+    const keel_model_info& info = reference.info();
     Json out = {{"model", info.name},
-                {"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))},
+                {"fingerprint", hex64(info.fingerprint)},
                 {"text", o.text.file},
-                {"protocol", protocol},
+                {"protocol", m.protocol},
                 {"bytes", strf("native formats: of one sequence of %u tokens, as planned: whole pages, rows kept in "
                                "f16, and what lies beside them once per engine; published codecs: what "
                                "encode() returned, and their tables",
-                               context)},
+                               asked.context)},
                 {"reference", o.reference},
-                {"reference_nll", reference_nll},
-                {"reference_ppl", exp(reference_nll)},
-                {"f16_bytes_per_token", f16.per_token},
-                {"context_tokens", context},
+                {"reference_nll", m.reference_nll},
+                {"reference_ppl", exp(m.reference_nll)},
+                {"f16_bytes_per_token", m.f16.per_token},
+                {"context_tokens", asked.context},
                 {"train_context_tokens", info.train_context_tokens},
-                {"extrapolated", extrapolated},
-                {"documents", scored},
-                {"tokens", reference_tokens},
-                {"sources", interval_sources},
-                {"interval", interval_text},
-                {"few_sources", few_sources},
-                {"short_documents", short_documents},
-                {"shortest_document_tokens", shortest},
+                {"extrapolated", m.extrapolated},
+                {"documents", m.documents},
+                {"tokens", m.reference_tokens},
+                {"sources", m.sources},
+                {"interval", m.intervals},
+                {"few_sources", m.few_sources},
+                {"short_documents", m.short_documents},
+                {"shortest_document_tokens", m.shortest},
                 {"activation", activation_name(o.engine.activation)},
-                {"floor_kl_mean", floor},
+                {"floor_kl_mean", m.floor},
                 {"kernel_set", cpu_name(reference.plan().cpu)},
                 {"formats", Json::array()}};
-    for (const KvQuality& q : qualities) {
+    for (const KvQuality& q : m.qualities) {
         out["formats"].push_back(quality_json(q, o.per_document));
         if (!q.parts.empty()) out["formats"].back()["parts"] = parts_json(q);
     }
-    const KvQuality* baseline = baseline_of(qualities, o.against);
+    const KvQuality* baseline = baseline_of(m.qualities, o.against);
     if (baseline) {
         out["against"] = baseline->spec.name;
-        for (size_t i = 0; i < qualities.size(); ++i) {
-            const PairedDelta delta = qualities[i].score.delta_from(baseline->score);
+        for (size_t i = 0; i < m.qualities.size(); ++i) {
+            const PairedDelta delta = m.qualities[i].score.delta_from(baseline->score);
             out["formats"][i]["against"] = {{"delta_ppl_percent", ppl_percent(delta.mean)},
                                             {"delta_ppl_percent_95", interval_json(delta.interval, ppl_percent)}};
         }
     }
-    if (!o.largest.empty()) out["largest"] = largest_json(qualities, o.largest, o.largest_kl);
-    const bool probed = !o.probe.empty() && probes.size() == qualities.size();
-    if (probed) out["probe"] = probe_json(o, qualities, probes);
-    if (!o.output.empty()) {
-        const std::string text = out.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
-        write_file(o.output, text);
-    }
-    if (console.json) {
+    if (!o.largest.empty()) out["largest"] = largest_json(m.qualities, o.largest, o.largest_kl);
+    if (m.probed) out["probe"] = probe_json(o, m.qualities, m.probes);
+    return out;
+}
+
+void print_measured(const Options& o, const Asked& asked, const KvRun& reference, const Measured& m) {
+    printf("protocol   %s\n", m.protocol.c_str());
+    printf("reference  %s, %zu documents, %llu tokens, NLL %.5f, PPL %.4f; %.1f bytes a token in f16\n",
+           o.reference.c_str(), m.documents, static_cast<unsigned long long>(m.reference_tokens), m.reference_nll,
+           exp(m.reference_nll), m.f16.per_token);
+    printf("intervals  %s\n", m.intervals.c_str());
+    printf("floor      mean KL %.5f of the other exact arena on the first document, activations in %s\n", m.floor,
+           activation_name(o.engine.activation));
+    printf("bytes      of native formats as planned for %u tokens, whatever the documents' length\n", asked.context);
+    if (m.few_sources)
+        printf("note       fewer than %zu sources: other texts may well lie outside these intervals\n", kFewSources);
+    if (m.short_documents)
+        printf(
+            "note       %llu of %zu documents are shorter than %u tokens, the shortest has %zu: early positions, "
+            "which have few rows to lose, count for more\n",
+            static_cast<unsigned long long>(m.short_documents), m.documents, asked.tokens, m.shortest);
+    for (const KvQuality& q : m.qualities)
+        if (q.rows_left_in_f16 > 0)
+            printf("note       %s: %.1f %% of its rows were read in f16, their blocks never complete\n",
+                   q.spec.name.c_str(), 100 * q.rows_left_in_f16);
+    if (m.extrapolated)
+        printf(
+            "note       context %u is beyond the %u tokens the model was trained with: what is measured there is "
+            "extrapolation\n",
+            asked.context, reference.info().train_context_tokens);
+    printf("\n%s", quality_table(m.qualities).c_str());
+    if (!m.qualities.empty() && !m.qualities[0].parts.empty()) printf("\n%s", parts_table(m.qualities).c_str());
+    if (const KvQuality* baseline = baseline_of(m.qualities, o.against))
+        printf("\n%s", against_table(m.qualities, *baseline).c_str());
+    if (!o.largest.empty()) printf("\n%s", largest_table(m.qualities, o.largest, o.largest_kl).c_str());
+    if (m.probed) printf("\n%s", probe_table(o, m.qualities, m.probes).c_str());
+}
+
+int eval_kv(Options o, const Console& console) {
+    if (o.engine.k_format != KEEL_KV_DEFAULT || o.engine.v_format != KEEL_KV_DEFAULT)
+        throw ToolError(kExitUsage, "name formats with --formats, not with --kv-k and --kv-v");
+    o.engine = with_exact_activations(o.engine);
+    const Asked asked = checked(o);
+    KvRun reference(o.engine, asked.reference, asked.context);
+    const Measured m = measure(o, asked, reference, console);
+    const Json out = measured_json(o, asked, reference, m);
+    if (!o.output.empty()) write_file(o.output, out.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    if (console.json)
         print_json(out);
-    } else {
-        printf("protocol   %s\n", protocol.c_str());
-        printf("reference  %s, %zu documents, %llu tokens, NLL %.5f, PPL %.4f; %.1f bytes a token in f16\n",
-               o.reference.c_str(), scored, static_cast<unsigned long long>(reference_tokens), reference_nll,
-               exp(reference_nll), f16.per_token);
-        printf("intervals  %s\n", interval_text.c_str());
-        printf("floor      mean KL %.5f of the other exact arena on the first document, activations in %s\n", floor,
-               activation_name(o.engine.activation));
-        printf("bytes      of native formats as planned for %u tokens, whatever the documents' length\n", context);
-        if (few_sources)
-            printf("note       fewer than %zu sources: other texts may well lie outside these intervals\n",
-                   kFewSources);
-        if (short_documents)
-            printf(
-                "note       %llu of %zu documents are shorter than %u tokens, the shortest has %zu: early positions, "
-                "which have few rows to lose, count for more\n",
-                static_cast<unsigned long long>(short_documents), scored, tokens, shortest);
-        for (const KvQuality& q : qualities)
-            if (q.rows_left_in_f16 > 0)
-                printf("note       %s: %.1f %% of its rows were read in f16, their blocks never complete\n",
-                       q.spec.name.c_str(), 100 * q.rows_left_in_f16);
-        if (extrapolated)
-            printf(
-                "note       context %u is beyond the %u tokens the model was trained with: what is measured there is "
-                "extrapolation\n",
-                context, info.train_context_tokens);
-        printf("\n%s", quality_table(qualities).c_str());
-        if (!qualities.empty() && !qualities[0].parts.empty()) printf("\n%s", parts_table(qualities).c_str());
-        if (baseline) printf("\n%s", against_table(qualities, *baseline).c_str());
-        if (!o.largest.empty()) printf("\n%s", largest_table(qualities, o.largest, o.largest_kl).c_str());
-        if (probed) printf("\n%s", probe_table(o, qualities, probes).c_str());
-    }
+    else
+        print_measured(o, asked, reference, m);
     uint64_t differences = 0, decoded = 0;
-    for (const KvQuality& q : qualities) {
+    for (const KvQuality& q : m.qualities) {
         differences += q.decoded_differences;
         decoded += q.decoded_tokens;
     }

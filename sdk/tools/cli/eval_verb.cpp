@@ -22,6 +22,7 @@
 #include "sdk/tools/common/scored_text.h"
 #include "sdk/tools/common/statistics.h"
 #include "sdk/tools/common/text_documents.h"
+#include "sdk/tools/common/text_rows.h"
 
 namespace keel::tools {
 namespace {
@@ -71,32 +72,19 @@ std::string text_of(const Engine& engine, std::span<const int32_t> ids, const Op
     return o.case_operators ? decode_case(text).text : text;
 }
 
-// The logits of a run of tokens, computed from an empty session, position by position.
-class LogitRows {
+// A model that computes windows, each from an empty session.
+class Windows {
   public:
-    explicit LogitRows(LoadedModel& model) : model_(model), session_(open_session(model)) {}
+    explicit Windows(LoadedModel& model) : session_(open_session(model)), rows_(model.engine, session_) {}
     void start(std::span<const int32_t> input) {
         check(session_.truncate(0), "cannot empty the session");
-        check(session_.feed(input, KEEL_FEED_ALL_LOGITS), "cannot feed the text");
-        row_ = rows_ = 0;
+        rows_.start(input);
     }
-    // Valid until the next call.
-    std::span<const float> next() {
-        if (row_ == rows_) {
-            const keel_advance_result step = model_.engine.advance(session_);
-            check(step.status, "cannot compute the text");
-            if (step.logits_rows == 0) throw ToolError(kExitRuntime, "a step kept no logits");
-            row_ = 0, rows_ = step.logits_rows;
-        }
-        const Result<std::span<const float>> logits = session_.logits(row_++);
-        check(logits.status, "cannot read logits");
-        return *logits;
-    }
+    std::span<const float> next_logits() { return rows_.next_logits(); }
 
   private:
-    LoadedModel& model_;
     Session session_;
-    uint32_t row_ = 0, rows_ = 0;
+    TextRows rows_;
 };
 
 class Scorer {
@@ -104,10 +92,10 @@ class Scorer {
     // reference: computes the same tokens; or null.
     Scorer(LoadedModel& model, LoadedModel* reference, const Options& options)
         : model_(model),
-          rows_(model),
+          windows_(model),
           window_(options.window ? options.window : model.plan.context_tokens),
           options_(options) {
-        if (reference) reference_ = std::make_unique<LogitRows>(*reference);
+        if (reference) reference_ = std::make_unique<Windows>(*reference);
     }
     uint32_t window() const { return window_; }
 
@@ -126,11 +114,11 @@ class Scorer {
                 std::min({limit, begin + window_ + 1, scored + static_cast<size_t>(most_tokens - score.sums.tokens)});
             input.assign(ids.begin() + static_cast<ptrdiff_t>(begin), ids.begin() + static_cast<ptrdiff_t>(end) - 1);
             if (begin > 0 && bos) input[0] = ids[0];
-            rows_.start(input);
+            windows_.start(input);
             if (reference_) reference_->start(input);
             for (size_t target = begin + 1; target < end; ++target) {
-                const std::span<const float> logits = rows_.next(),
-                                             others = reference_ ? reference_->next() : std::span<const float>();
+                const std::span<const float> logits = windows_.next_logits(),
+                                             others = reference_ ? reference_->next_logits() : std::span<const float>();
                 if (target < scored) continue;
                 score.add(compare(logits, others, static_cast<size_t>(ids[target])));
                 progress(score.sums.tokens);
@@ -165,8 +153,8 @@ class Scorer {
     }
 
     LoadedModel& model_;
-    LogitRows rows_;
-    std::unique_ptr<LogitRows> reference_;
+    Windows windows_;
+    std::unique_ptr<Windows> reference_;
     std::vector<float> probabilities_;
     uint32_t window_;
     const Options& options_;
@@ -459,7 +447,7 @@ int eval_ppl(const Options& o, const Console& console) {
 
     if (console.json) {
         Json out = {{"model", m.file.info.name},
-                    {"fingerprint", strf("%016llx", static_cast<unsigned long long>(m.file.info.fingerprint))},
+                    {"fingerprint", hex64(m.file.info.fingerprint)},
                     {"text", o.text},
                     {"protocol", protocol},
                     {"window", scorer.window()},

@@ -42,7 +42,6 @@ void add_geometry_build_verb(Verb geometry, Console& console) {
     auto o = std::make_shared<Options>();
     verb.add_option("traces", o->traces, "tapes of `keel capture trace`").required();
     add_store_options(verb, o->store);
-    verb.add_option("--rank", o->store.rank, "of the correction of waypoints").capture_default_str();
     verb.add_option("--horizon", o->store.horizon, "tokens kept behind a record's").capture_default_str();
     verb.add_option("--output,-o", o->output, "the file to write").required();
     verb.callback([o, &console] { build(*o, console); });

@@ -5,6 +5,7 @@
 #include "sdk/tools/cli/geometry_verbs.h"
 #include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/statistics.h"
+#include "sdk/tools/common/text_rows.h"
 #include "sdk/tools/lab/geodesic/neighbour_text.h"
 #include "sdk/tools/lab/geodesic/record_builder.h"
 #include "sdk/tools/lab/kv/kv_text.h"
@@ -30,20 +31,16 @@ Reading read(LoadedModel& model, const std::vector<int32_t>& ids, const geodesic
     const auto* bytes = reinterpret_cast<const unsigned char*>(&header);
     out.file.assign(bytes, bytes + sizeof header);
     Session session = open_session(model);
-    check(session.feed(ids, KEEL_FEED_ALL_LOGITS), "cannot feed the text");
-    for (size_t done = 0; done < ids.size();) {
-        stop_if_interrupted();
-        const keel_advance_result step = model.engine.advance(session);
-        check(step.status, "cannot compute the text");
-        for (uint32_t row = 0; row < step.logits_rows; ++row, ++done) {
-            const Result<std::span<const float>> hidden = session.hidden(row), logits = session.logits(row);
-            check(hidden.status, "cannot read a state");
-            check(logits.status, "cannot read logits");
-            geodesic::append_trace_step(out.file, static_cast<int32_t>(done), ids[done], *hidden, 0);
-            if (done + 1 < ids.size())
-                out.probability.push_back(
-                    exp(double{(*logits)[static_cast<size_t>(ids[done + 1])]} - log_sum_exp(*logits)));
-        }
+    TextRows rows(model.engine, session, stop_if_interrupted);
+    rows.start(ids);
+    for (size_t i = 0; i < ids.size(); ++i) {
+        const uint32_t row = rows.next();
+        const Result<std::span<const float>> hidden = session.hidden(row), logits = session.logits(row);
+        check(hidden.status, "cannot read a state");
+        check(logits.status, "cannot read logits");
+        geodesic::append_trace_step(out.file, static_cast<int32_t>(i), ids[i], *hidden, 0);
+        if (i + 1 < ids.size())
+            out.probability.push_back(exp(double{(*logits)[static_cast<size_t>(ids[i + 1])]} - log_sum_exp(*logits)));
     }
     return out;
 }

@@ -140,7 +140,7 @@ bool inspect_adapter(const Options& o, const Console& console) {
     }
     if (o.verify || o.metadata || o.tensors)
         throw ToolError(kExitUsage, "--verify, --metadata and --tensors are for models: " + o.model + " is an adapter");
-    const std::string identity = strf("%016llx", static_cast<unsigned long long>(adapter.identity));
+    const std::string identity = hex64(adapter.identity);
     if (console.json) {
         print_json({{"adapter", "lora"},
                     {"architecture", adapter.architecture},
@@ -204,7 +204,7 @@ void inspect(const Options& o, const Console& console) {
                                                   info.chat_reason, info.chat_offset)
                                            : std::string(chat_family_name(info.chat_family))});
     table.add({"runs", why_not.empty() ? "yes" : "not as it is: " + why_not});
-    table.add({"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))});
+    table.add({"fingerprint", hex64(info.fingerprint)});
     fputs(table.text().c_str(), stdout);
     if (file.pack) {
         Table rows({"\nsection", "file", "codec", "offset", "bytes", "of plain"}, 3);

@@ -1,11 +1,10 @@
-// keel plan: what an engine will need and do, before it exists. With --memory it searches for the longest context that
-// fits.
+// keel plan: what an engine will need and do, before it exists.
 #include <stdio.h>
 
 #include <algorithm>
 #include <chrono>
-#include <optional>
 
+#include "sdk/tools/cli/memory_search.h"
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/model_loader.h"
 
@@ -18,14 +17,6 @@ struct Options {
     std::vector<std::string> regions;
     bool all_ops = false, no_ops = false, no_map = false, mapped_free = false;
 };
-
-std::vector<keel_op_info> plan_ops(const ModelFile& file, const keel_config& config) {
-    uint32_t count = 0;
-    check(keel_plan_ops(file.gguf(), file.model, &config, nullptr, 0, &count, nullptr), "cannot list the ops");
-    std::vector<keel_op_info> ops(count, make<keel_op_info>());
-    check(keel_plan_ops(file.gguf(), file.model, &config, ops.data(), count, &count, nullptr), "cannot list the ops");
-    return ops;
-}
 
 std::vector<keel_buffer_info> plan_buffers(const ModelFile& file, const keel_config& config) {
     uint32_t count = 0;
@@ -257,235 +248,6 @@ std::string region_text(const std::vector<keel_buffer_info>& all, keel_region_ki
     return strf("Region %s: offset of the first, bytes of all\n", region_name(region)) + table.text();
 }
 
-// ---- --memory: the longest context that fits ----
-
-// What a way to keep K and V costs: change of perplexity against f16, without a profile and with the first position in
-// f16, on the bundled 7M model (books) and on SmolLM2-135M-Instruct (books and source code), a model as people use
-// them. perf/RESULTS.md, "KV formats on a real model", has commands and intervals.
-struct KvLoss {
-    double bundled_ppl_percent, smollm2_ppl_percent;
-};
-struct KvChoice {
-    keel_kv_format k, v;
-    uint32_t recent_tokens = 0;
-    std::optional<KvLoss> loss = {};  // none: nothing is lost, or it was not measured
-};
-constexpr KvChoice kKvChoices[] = {
-    {KEEL_KV_F32, KEEL_KV_F32},
-    {KEEL_KV_F16, KEEL_KV_F16},
-    {KEEL_KV_Q8_0, KEEL_KV_Q8_0, 0, KvLoss{0.00, 0.07}},
-    {KEEL_KV_E8_5, KEEL_KV_E8_5, 16, KvLoss{0.00, 0.19}},
-    {KEEL_KV_E8_4, KEEL_KV_E8_4, 16, KvLoss{0.02, 0.52}},
-    {KEEL_KV_TCQ_4, KEEL_KV_TCQ_4, 16, KvLoss{0.02, 0.72}},
-    {KEEL_KV_TCQ_4, KEEL_KV_TCQ_3, 48, KvLoss{0.04, 0.54}},
-    {KEEL_KV_TCQ_3, KEEL_KV_TCQ_3, 16, KvLoss{0.10, 1.94}},
-    {KEEL_KV_TCQ_2, KEEL_KV_TCQ_2, 16, KvLoss{0.45, 11.3}},
-};
-bool is_trellis(keel_kv_format format) {
-    return format == KEEL_KV_TCQ_2 || format == KEEL_KV_TCQ_3 || format == KEEL_KV_TCQ_4;
-}
-constexpr uint32_t kMeasuredSinks = 1;
-constexpr double kMostPplPercent = 1;  // of what is proposed, on SmolLM2
-
-struct Fit {
-    KvChoice kv;
-    keel_weights weights;
-    uint32_t context = 0;  // 0: not even the shortest fits
-    uint64_t bytes = 0;    // at that context
-    bool model_limit = false;
-    std::string why_not;
-};
-
-uint64_t needed_bytes(const keel_memory_plan& plan, bool mapped_free) {
-    return total_bytes(plan) + (mapped_free ? 0 : plan.mapped_weight_bytes);
-}
-
-Fit largest_context(const ModelFile& file, keel_config config, const KvChoice& kv, keel_weights weights,
-                    uint64_t memory, bool mapped_free) {
-    Fit fit{kv, weights};
-    config.weights = weights;
-    config.k_format = kv.k;
-    config.v_format = kv.v;
-    config.kv_recent_tokens = kv.recent_tokens;
-    const auto needed = [&](uint32_t context) {
-        config.context_tokens = context;
-        return needed_bytes(plan_memory(file, config), mapped_free);
-    };
-    const uint32_t limit = config.context_tokens ? config.context_tokens : std::max(file.info.train_context_tokens, 1u);
-    try {
-        // needed() grows with the context; the longest that fits lies in [low, high).
-        uint32_t low = 0, high = limit + 1;
-        while (high - low > 1) {
-            const uint32_t middle = low + (high - low) / 2;
-            (needed(middle) <= memory ? low : high) = middle;
-        }
-        fit.context = low;
-        fit.bytes = needed(std::max(low, 1u));
-        fit.model_limit = low == limit;
-    } catch (const ToolError& error) {
-        fit.why_not = error.what();
-    }
-    return fit;
-}
-
-// Options as they were given that change how much memory `keel run` needs, but for formats, recent rows and weights.
-std::string memory_options(const EngineOptions& e) {
-    std::string out;
-    const auto text = [&](const char* name, const std::string& value) {
-        if (!value.empty()) out += strf(" %s %s", name, value.c_str());
-    };
-    const auto number = [&](const char* name, uint32_t value) { text(name, value ? std::to_string(value) : ""); };
-    number("--threads", e.threads);
-    number("--chunk", e.chunk);
-    if (e.sinks) out += strf(" --kv-sinks %u", e.sinks == KEEL_KV_NO_SINKS ? 0 : e.sinks);
-    number("--kv-rollback", e.rollback);
-    text("--kv-profile", e.kv_profile);
-    text("--wproj", e.wproj);
-    if (e.wproj_key) text("--wproj-key", strf("%016llx", static_cast<unsigned long long>(e.wproj_key)));
-    if (e.wproj_any_key) out += " --wproj-force";
-    if (e.wproj_error > 0) out += strf(" --wproj-error %g", e.wproj_error);
-    if (e.low_rank) out += " --low-rank";
-    if (!e.lora.empty())
-        text("--lora", e.lora_scale == 1 ? e.lora : strf("%s:%g", e.lora.c_str(), static_cast<double>(e.lora_scale)));
-    number("--draft", e.draft_tokens);
-    text("--draft-pool", e.draft_pool);
-    text("--draft-model", e.draft_model);
-    if (e.draft_low_rank) out += " --draft-low-rank";
-    if (e.activation) text("--activation", activation_name(e.activation));
-    if (e.cpu) text("--cpu", cpu_name(e.cpu));
-    return out;
-}
-
-void solve(const Options& o, const Console& console) {
-    const uint64_t memory = parse_bytes(o.memory);
-    const ModelFile file = open_model(o.engine.model);
-    ConfigParts parts;
-    const keel_config config = make_config(o.engine, parts);
-    // What is given is kept: formats, or those of a profile, and recent rows.
-    const bool profile = find_part(config, KEEL_PART_KV_PROFILE),
-               compress = !config.k_format && !config.v_format && !profile;
-    std::vector<KvChoice> choices;
-    if (compress)
-        for (KvChoice c : kKvChoices) {
-            const bool other_recent = config.kv_recent_tokens && config.kv_recent_tokens != c.recent_tokens,
-                       other_sinks = config.kv_sink_tokens && config.kv_sink_tokens != kMeasuredSinks;
-            if (other_recent) c.recent_tokens = config.kv_recent_tokens;
-            if (other_recent || other_sinks) c.loss.reset();
-            choices.push_back(c);
-        }
-    else if (profile || (config.k_format && config.v_format))
-        choices = {{config.k_format, config.v_format, config.kv_recent_tokens}};
-    else
-        for (const keel_kv_format f : {KEEL_KV_F32, KEEL_KV_F16})
-            choices.push_back({config.k_format ? config.k_format : f, config.v_format ? config.v_format : f,
-                               config.kv_recent_tokens});
-    std::vector<keel_weights> modes = {KEEL_WEIGHTS_DEFAULT,
-                                       KEEL_WEIGHTS_MAP};  // a copy has the same bytes in any order
-    if (config.weights) modes = {config.weights};
-
-    std::vector<Fit> fits;
-    for (const keel_weights mode : modes)
-        for (const KvChoice& kv : choices)
-            fits.push_back(largest_context(file, config, kv, mode, memory, o.mapped_free));
-    const keel_cpu cpu = plan_memory(file, config).cpu;
-    // They look up single entries of a trellis: from some 2,000 positions on slower than f16, as measured.
-    const bool looks_up_slowly = cpu == KEEL_CPU_AVX2;
-    const auto plain = [&](const Fit& f) { return !compress || f.kv.k == KEEL_KV_F32 || f.kv.k == KEEL_KV_F16; };
-    // Without being asked for, K and V are compressed only where nothing fits otherwise.
-    const Fit *best = nullptr, *smaller = nullptr, *passed_over = nullptr;
-    for (const Fit& fit : fits)
-        if (plain(fit) && fit.context > (best ? best->context : 0)) best = &fit;
-    // The longest context for less than one percent of perplexity; of equal ones what needs least memory.
-    const auto longer = [](const Fit& a, const Fit* b) {
-        return !b || a.context > b->context || (a.context == b->context && a.bytes < b->bytes);
-    };
-    for (const Fit& fit : fits) {
-        if (!fit.kv.loss || fit.context == 0 || (best && fit.weights != best->weights) ||
-            fit.kv.loss->smollm2_ppl_percent >= kMostPplPercent)
-            continue;
-        const Fit*& place = looks_up_slowly && is_trellis(fit.kv.k) ? passed_over : smaller;
-        if (longer(fit, place)) place = &fit;
-    }
-    if (passed_over && smaller && !longer(*passed_over, smaller)) passed_over = nullptr;
-    if (!best && smaller) std::swap(best, smaller);
-
-    const auto kv_options = [&](const Fit& f) {
-        const auto option = [&](const char* side, keel_kv_format format) {
-            return format || !profile ? strf(" --kv-%s %s", side, kv_format_name(format)) : std::string();
-        };
-        return option("k", f.kv.k) + option("v", f.kv.v) +
-               (f.kv.recent_tokens ? strf(" --kv-recent %u", f.kv.recent_tokens) : std::string());
-    };
-    if (console.json) {
-        Json rows = Json::array();
-        for (const Fit& fit : fits) {
-            Json row = {{"weights", weights_name(fit.weights)},
-                        {"k_format", kv_format_name(config, fit.kv.k)},
-                        {"v_format", kv_format_name(config, fit.kv.v)},
-                        {"recent_tokens", fit.kv.recent_tokens},
-                        {"context_tokens", fit.context},
-                        {"bytes", fit.bytes},
-                        {"model_limit", fit.model_limit}};
-            if (fit.kv.loss) {
-                row["ppl_percent_on_bundled_7m"] = fit.kv.loss->bundled_ppl_percent;
-                row["ppl_percent_on_smollm2_135m"] = fit.kv.loss->smollm2_ppl_percent;
-            }
-            if (!fit.why_not.empty()) row["error"] = fit.why_not;
-            rows.push_back(row);
-        }
-        print_json({{"memory_bytes", memory},
-                    {"sessions", o.engine.sessions},
-                    {"mapped_weights_counted", !o.mapped_free},
-                    {"fits", rows},
-                    {"best", best ? rows[static_cast<size_t>(best - fits.data())] : Json()},
-                    {"compressed", smaller ? rows[static_cast<size_t>(smaller - fits.data())] : Json()},
-                    {"slower_than_f16", passed_over ? rows[static_cast<size_t>(passed_over - fits.data())] : Json()}});
-    } else {
-        printf("%s: longest context of %u session%s in %s, mapped weights %s\n\n", o.engine.model.c_str(),
-               o.engine.sessions, o.engine.sessions == 1 ? "" : "s", human_bytes(memory).c_str(),
-               o.mapped_free ? "not counted" : "counted");
-        const auto quality = [](const Fit& fit, double KvLoss::*percent) {
-            return fit.kv.loss ? strf("%+.2f %%", *fit.kv.loss.*percent) : std::string();
-        };
-        Table table({"weights", "K", "V", "recent", "context", "needs", "PPL, 7M *", "SmolLM2 *", ""}, 3);
-        for (const Fit& fit : fits)
-            table.add({weights_name(fit.weights), kv_format_name(config, fit.kv.k), kv_format_name(config, fit.kv.v),
-                       fit.kv.recent_tokens ? strf("%u", fit.kv.recent_tokens) : "", strf("%u", fit.context),
-                       human_bytes(fit.bytes), quality(fit, &KvLoss::bundled_ppl_percent),
-                       quality(fit, &KvLoss::smollm2_ppl_percent),
-                       !fit.why_not.empty() ? fit.why_not
-                       : fit.context == 0   ? "does not fit"
-                       : fit.model_limit    ? "all the model was trained for"
-                                            : ""});
-        fputs(table.text().c_str(), stdout);
-        const auto run_line = [&](const Fit& f) {
-            return strf("keel run %s --context %u%s --weights %s%s\n", o.engine.model.c_str(), f.context,
-                        kv_options(f).c_str(), weights_name(f.weights), memory_options(o.engine).c_str());
-        };
-        if (compress)
-            printf(
-                "* perplexity against f16, on the bundled 7M model and SmolLM2-135M-Instruct, as far as it was "
-                "measured;\n"
-                "  `keel eval kv MODEL TEXT` measures yours\n");
-        if (best) printf("\n%s", run_line(*best).c_str());
-        if (best && smaller) {
-            const std::string gain = smaller->context > best->context
-                                         ? strf("%.1f times the context", 1.0 * smaller->context / best->context)
-                                         : strf("%s less", human_bytes(best->bytes - smaller->bytes).c_str());
-            printf("\nKeys in %s and values in %s give %s for %s of SmolLM2's perplexity *:\n%s",
-                   kv_format_name(smaller->kv.k), kv_format_name(smaller->kv.v), gain.c_str(),
-                   quality(*smaller, &KvLoss::smollm2_ppl_percent).c_str(), run_line(*smaller).c_str());
-        }
-        if (passed_over)
-            printf(
-                "\nKeys in %s and values in %s would give a context of %u, but %s kernels decode trellises by single "
-                "look-ups: from some 2,000 positions on attention takes longer than with f16.\n",
-                kv_format_name(passed_over->kv.k), kv_format_name(passed_over->kv.v), passed_over->context,
-                cpu_name(cpu));
-    }
-    if (!best) throw ToolError(kExitMemory, "no configuration fits into " + human_bytes(memory));
-}
-
 // ---- the plan itself ----
 
 void show_plan(const Options& o, const Console& console) {
@@ -613,7 +375,10 @@ void add_plan_verb(Verb app, Console& console) {
     verb.add_flag("--all-ops", o->all_ops, "show equal layers one by one");
     verb.add_flag("--no-ops", o->no_ops, "leave out the ops");
     verb.add_flag("--no-map", o->no_map, "leave out the map of the scratch arena");
-    verb.callback([o, &console] { o->memory.empty() ? show_plan(*o, console) : solve(*o, console); });
+    verb.callback([o, &console] {
+        if (o->memory.empty()) return show_plan(*o, console);
+        search_memory(o->engine, parse_bytes(o->memory), o->mapped_free, console);
+    });
 }
 
 }  // namespace keel::tools

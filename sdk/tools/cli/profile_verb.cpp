@@ -9,6 +9,7 @@
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/common/interrupt.h"
+#include "sdk/tools/common/made_up_ids.h"
 #include "sdk/tools/common/model_loader.h"
 #include "sdk/tools/common/statistics.h"
 #include "sdk/tools/common/stream_bandwidth.h"
@@ -44,9 +45,7 @@ std::vector<keel_lab_op_time> newest_times(const LoadedModel& m) {
 std::vector<std::vector<keel_lab_op_time>> measure(LoadedModel& m, const Options& o, const Console& console) {
     ProgressBar bar(console, "measuring");
     Session session = open_session(m);
-    std::vector<int32_t> ids(o.position + o.tokens);
-    for (size_t i = 0; i < ids.size(); ++i)
-        ids[i] = static_cast<int32_t>((i * 7919 + 13) % m.file.info.vocabulary);  // any will do
+    const std::vector<int32_t> ids = made_up_ids(o.position + o.tokens, m.file.info.vocabulary);
     if (o.position) {
         check(session.feed(std::span(ids).first(o.position)), "cannot feed tokens");
         check(m.engine.advance(session).status, "cannot advance");
@@ -70,11 +69,7 @@ std::vector<std::vector<keel_lab_op_time>> measure(LoadedModel& m, const Options
 
 std::vector<Line> lines_of(const std::vector<std::vector<keel_lab_op_time>>& steps, const LoadedModel& m,
                            const Options& o) {
-    uint32_t count = 0;
-    check(keel_plan_ops(m.file.gguf(), m.file.model, &m.config, nullptr, 0, &count, nullptr), "cannot list the ops");
-    std::vector<keel_op_info> ops(count, make<keel_op_info>());
-    check(keel_plan_ops(m.file.gguf(), m.file.model, &m.config, ops.data(), count, &count, nullptr),
-          "cannot list the ops");
+    const std::vector<keel_op_info> ops = plan_ops(m.file, m.config);
     std::vector<Line> lines;
     for (size_t i = 0; i < steps[0].size(); ++i) {
         const keel_lab_op_time& t = steps.back()[i];

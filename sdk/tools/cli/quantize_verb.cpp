@@ -97,7 +97,7 @@ Json report_json(const Options& o, const ModelFile& source, const std::vector<Qu
             {"out", o.out},
             {"types", o.types},
             {"written", !o.dry_run},
-            {"fingerprint", strf("%016llx", static_cast<unsigned long long>(source.info.fingerprint))},
+            {"fingerprint", hex64(source.info.fingerprint)},
             {"weights", sums.weights},
             {"bits_before", sums.bits(sums.bytes_before)},
             {"bits", sums.bits(sums.bytes)},
@@ -187,7 +187,7 @@ double solve(const Options& o, const Console& console, const std::vector<bool>& 
         solve_types(engine, *request, free, options, work,
                     [&](const std::string& what, uint64_t done, uint64_t total) { bar.update(done, total, what); });
     request->types = solved.types;
-    request->notes.push_back({"tuning_text", strf("%016llx", static_cast<unsigned long long>(solved.text_hash))});
+    request->notes.push_back({"tuning_text", hex64(solved.text_hash)});
     return solved.predicted_loss;
 #else
     (void)o, (void)console, (void)free, (void)request;
@@ -332,8 +332,7 @@ int quantize(const Options& o, const Console& console) try {
             (o.text.empty() ? "" : request.notes[1].second + ", ") + "Q8_0 with one scale for each row";
     if (!o.text.empty() && !o.dry_run) {
         calibration.emplace(o, console, request);
-        request.notes.push_back(
-            {"calibration_text", strf("%016llx", static_cast<unsigned long long>(calibration->text_hash))});
+        request.notes.push_back({"calibration_text", hex64(calibration->text_hash)});
         if (!o.fits_steps()) calibration->use(o.row_step, &request);
     }
     if (o.row_step > 0 && row_step_weights(request) == 0)

@@ -68,10 +68,10 @@ void build(Options o, const Console& console) {
         search.shape = &shape;
         if (const WprojFound found = find_wproj_cache(search); found.path) {
             if (console.json)
-                print_json({{"found", *found.path}, {"key", strf("%016llx", static_cast<unsigned long long>(key))}});
+                print_json({{"found", *found.path}, {"key", hex64(key)}});
             else
-                printf("%s has this key already: %016llx (--rebuild makes it again)\n", found.path->c_str(),
-                       static_cast<unsigned long long>(key));
+                printf("%s has this key already: %s (--rebuild makes it again)\n", found.path->c_str(),
+                       hex64(key).c_str());
             return;
         }
     }
@@ -109,14 +109,14 @@ void build(Options o, const Console& console) {
     if (console.json) {
         Json out = {{"output", path},
                     {"file_bytes", std::filesystem::file_size(path)},
-                    {"key", strf("%016llx", static_cast<unsigned long long>(key))},
+                    {"key", hex64(key)},
                     {"solver", image.solver},
                     {"records", accepted},
                     {"refused", solution.reports.size() - accepted},
                     {"sensitivity_power", power},
                     {"dense_bytes", solution.dense_bytes},
                     {"bytes", solution.bytes},
-                    {"calibration_hash", strf("%016llx", static_cast<unsigned long long>(image.calibration_hash))},
+                    {"calibration_hash", hex64(image.calibration_hash)},
                     {"slots", Json::array()}};
         if (image.quality.tokens)
             out["quality"] = {{"tokens", image.quality.tokens},
@@ -127,8 +127,7 @@ void build(Options o, const Console& console) {
             out["slots"].push_back(report_json(r, builder.sensitivity(r.layer, r.slot)));
         return print_json(out);
     }
-    printf("%s: %s, key %016llx\n", path.c_str(), human_bytes(std::filesystem::file_size(path)).c_str(),
-           static_cast<unsigned long long>(key));
+    printf("%s: %s, key %s\n", path.c_str(), human_bytes(std::filesystem::file_size(path)).c_str(), hex64(key).c_str());
     printf(
         "%zu factors, %zu refused (error on held-out text above %g or not measured, or no bytes saved without one that "
         "was); largest error kept %.3g\n",
@@ -138,6 +137,49 @@ void build(Options o, const Console& console) {
         human_bytes(solution.bytes).c_str(),
         100.0 * static_cast<double>(solution.bytes) / static_cast<double>(std::max<uint64_t>(solution.dense_bytes, 1)));
     if (!quality.empty()) printf("quality: %s\n", quality.c_str());
+}
+
+void add_recipe_options(Verb verb, WprojRecipe& r) {
+    const auto in = [](VerbOption option) { option.group("Recipe"); };
+    in(verb.add_option("--solver", r.solver,
+                       "whitened (the best for the activations of a text) or weight-pca (of the weights alone)")
+           .one_of({"whitened", "weight-pca"})
+           .capture_default_str());
+    in(verb.add_option(
+        "--rank,-k", r.rank,
+        "the same rank everywhere: a number, or a share of the input's elements below 1, such as 0.375"));
+    in(verb.add_option("--budget", r.budget,
+                       "ranks for the least loss within so many bytes of all these projections (or a share of the "
+                       "dense ones below 1)"));
+    in(verb.add_option("--loss", r.loss, "ranks for the fewest bytes with so much mean relative squared error")
+           .positive());
+    in(verb.add_option("--groups", r.groups,
+                       "what may be low-rank together: qkv, qk (V dense), q, o, ffn (gate and up), down; --rank takes "
+                       "the first that fits")
+           .capture_default_str());
+    in(verb.add_option("--type", r.record_type,
+                       "weight type of W_proj: Q4_0 .. Q8_0, IQ4_NL, Q4_K, Q6_K, F16, F32, Q8_F32")
+           .capture_default_str());
+    in(verb.add_option("--basis-type", r.basis_type, "weight type of Pt: F16, Q8_0, F32").capture_default_str());
+    in(verb.add_option(
+               "--bound", r.bound,
+               "largest relative squared output error of a factor on held-out text; others stay dense. 0: no bound")
+           .not_negative()
+           .capture_default_str());
+    in(verb.add_flag("--sensitivities,!--no-sensitivities", r.sensitivities,
+                     "weigh projections by what their error costs (default: yes)"));
+    in(verb.add_flag("--attention-metric,!--no-attention-metric", r.attention_metric,
+                     "count errors of Q, K and V by what attention makes of them (default: yes)"));
+    in(verb.add_flag("--centred,!--uncentred", r.centred,
+                     "remove the mean of the activations, which a bias gives back (default: yes)"));
+    in(verb.add_flag("--massive,!--no-massive", r.massive,
+                     "keep directions of massive activations exactly (default: yes)"));
+    in(verb.add_flag(
+        "--published", r.published,
+        "weight-pca as published: format 1, one basis of Q, K and V per layer, f32 bases, blocks of 36 bytes"));
+    in(verb.add_option("--format", r.format, "of the file: 1 (WPROJV01) or 2")
+           .one_of({"1", "2"})
+           .capture_default_str());
 }
 
 }  // namespace

@@ -29,15 +29,13 @@ void find(const Options& o, const Console& console) {
         Json seen = Json::array();
         for (const WprojSeen& s : found.seen) {
             Json entry = {{"path", s.path}, {"verdict", s.verdict}};
-            if (s.version)
-                entry["version"] = s.version, entry["key"] = strf("%016llx", static_cast<unsigned long long>(s.key));
+            if (s.version) entry["version"] = s.version, entry["key"] = hex64(s.key);
             seen.push_back(entry);
         }
         print_json({{"found", found.path ? Json(*found.path) : Json()}, {"foreign", found.foreign}, {"seen", seen}});
     } else {
         Table table({"looked at", "key", "verdict"}, 3);
-        for (const WprojSeen& s : found.seen)
-            table.add({s.path, s.version ? strf("%016llx", static_cast<unsigned long long>(s.key)) : "", s.verdict});
+        for (const WprojSeen& s : found.seen) table.add({s.path, s.version ? hex64(s.key) : "", s.verdict});
         fputs(table.text().c_str(), stdout);
         if (found.path) printf("%s\n", found.path->c_str());
     }

@@ -15,10 +15,6 @@ struct Options {
 const char* type_name(uint32_t type) {
     return kernels::weight_type_info(type)->name;
 }
-std::string hex64(uint64_t x) {
-    return strf("%016llx", static_cast<unsigned long long>(x));
-}
-
 struct Row {
     uint32_t layer, group;
     const WprojBasis* basis;

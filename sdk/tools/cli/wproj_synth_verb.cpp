@@ -150,7 +150,7 @@ void synth(const Options& o, const Console& console) {
     else
         write_wproj_v2(o.output, image, image.key, {}, progress);
     const uint64_t bytes = std::filesystem::file_size(o.output);
-    const std::string key = strf("%016llx", static_cast<unsigned long long>(image.key));
+    const std::string key = hex64(image.key);
     if (console.json)
         return print_json({{"output", o.output},
                            {"file_bytes", bytes},

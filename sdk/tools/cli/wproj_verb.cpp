@@ -5,7 +5,7 @@ namespace keel::tools {
 
 void add_wproj_verb(Verb app, Console& console) {
     Verb wproj = add_group(app, "wproj", "W_proj caches: low-rank factors of projection weights");
-#ifdef KEEL_HAVE_WPROJ_SOLVERS
+#ifdef KEEL_HAVE_WPROJ_LAB
     add_wproj_build_verb(wproj, console);
     add_wproj_synth_verb(wproj, console);
     add_wproj_compare_verb(wproj, console);

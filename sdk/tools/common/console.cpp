@@ -110,6 +110,10 @@ std::string strf(const char* format, ...) {
     return text;
 }
 
+std::string hex64(uint64_t value) {
+    return strf("%016llx", static_cast<unsigned long long>(value));
+}
+
 std::string human_bytes(uint64_t bytes) {
     static const char* const kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
     double value = static_cast<double>(bytes);

@@ -50,6 +50,7 @@ void print_error(const Console& console, const ToolError& error);
 // printf to a string.
 [[gnu::format(printf, 1, 2)]] std::string strf(const char* format, ...);
 
+std::string hex64(uint64_t value);            // 16 digits, of fingerprints, hashes and keys
 std::string human_bytes(uint64_t bytes);      // "14.1 MiB"
 std::string human_count(uint64_t count);      // "7.34 M"
 std::string human_us(double microseconds);    // "812 us", "3.41 ms", "1.20 s"

@@ -137,6 +137,14 @@ keel_memory_plan plan_memory(const ModelFile& file, const keel_config& config) {
     return plan;
 }
 
+std::vector<keel_op_info> plan_ops(const ModelFile& file, const keel_config& config) {
+    uint32_t count = 0;
+    check(keel_plan_ops(file.gguf(), file.model, &config, nullptr, 0, &count, nullptr), "cannot list the ops");
+    std::vector<keel_op_info> ops(count, make<keel_op_info>());
+    check(keel_plan_ops(file.gguf(), file.model, &config, ops.data(), count, &count, nullptr), "cannot list the ops");
+    return ops;
+}
+
 keel_error part_error(const keel_memory_plan& plan) {
     keel_error error = make<keel_error>();
     error.status = plan.part_status;
@@ -353,7 +361,7 @@ Json info_json(const keel_model_info& info) {
             {"weight_bytes", info.weight_bytes},
             {"weight_types", info.weight_types},
             {"parameters", info.parameters},
-            {"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))},
+            {"fingerprint", hex64(info.fingerprint)},
             {"tensors", info.tensors},
             {"layers", info.layers},
             {"embedding", info.embedding},

@@ -94,6 +94,7 @@ class ConfigParts {
 keel_config make_config(const EngineOptions& options, ConfigParts& parts);
 
 keel_memory_plan plan_memory(const ModelFile& file, const keel_config& config);
+std::vector<keel_op_info> plan_ops(const ModelFile& file, const keel_config& config);
 // Why a part is not used, as keel_plan would have said it.
 keel_error part_error(const keel_memory_plan& plan);
 // Sum over the regions.

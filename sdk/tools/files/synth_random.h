@@ -7,14 +7,9 @@
 #include <array>
 #include <vector>
 
-namespace keel::tools {
+#include "sdk/tools/common/random_sequence.h"
 
-inline uint64_t splitmix(uint64_t* state) {
-    uint64_t z = *state += 0x9e3779b97f4a7c15ull;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
-    return z ^ z >> 31;
-}
+namespace keel::tools {
 
 // xoshiro256+ (Blackman and Vigna), seeded by splitmix64.
 class Random {

@@ -130,8 +130,7 @@ std::string check_wproj_entry(const WprojManifestEntry& e, const std::string& di
     if (!header) return "no W_proj cache";
     uint32_t tag = 0;
     wproj_file_tag(e.name.c_str(), &tag);
-    if (static_cast<uint32_t>(header->key) != tag)
-        return strf("its key is %016llx", static_cast<unsigned long long>(header->key));
+    if (static_cast<uint32_t>(header->key) != tag) return "its key is " + hex64(header->key);
     if (hash && sha256_of_file(path) != e.sha256) return "another sha256";
     return {};
 }

@@ -4,11 +4,8 @@
 #include <Eigen/QR>
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 
-#include "kernels/formats/math_f64.h"
-#include "kernels/formats/numeric.h"
-#include "sdk/core/hash.h"
+#include "sdk/tools/common/random_sequence.h"
 #include "sdk/tools/lab/codecs/row_bits.h"
 
 namespace keel::tools {
@@ -39,17 +36,9 @@ Index kept_directions(const Eigen::VectorXd& ascending, double variance_ratio, I
     return std::clamp<Index>(kept, 1, cap);
 }
 
-// N(0,1) numbers of a fixed sequence (Box and Muller).
 MatrixXd gaussian_sketch(Index rows, Index columns) {
-    const auto uniform = [](uint64_t i) {  // (0, 1]
-        return static_cast<double>((hash_finish(kSketchSeed + (i + 1) * 0x9e3779b97f4a7c15) >> 11) + 1) * 0x1p-53;
-    };
     MatrixXd sketch(rows, columns);
-    for (Index i = 0; i < sketch.size(); ++i) {
-        double s, c;
-        kernels::sincos_f64(2 * std::numbers::pi * uniform(2 * static_cast<uint64_t>(i) + 1), &s, &c);
-        sketch.data()[i] = std::sqrt(-2 * kernels::log_f64(uniform(2 * static_cast<uint64_t>(i)))) * c;
-    }
+    for (Index i = 0; i < sketch.size(); ++i) sketch.data()[i] = random_normal(kSketchSeed, static_cast<uint64_t>(i));
     return sketch;
 }
 

@@ -4,21 +4,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <numbers>
 
-#include "kernels/formats/math_f64.h"
-#include "kernels/formats/numeric.h"
-#include "sdk/core/hash.h"
+#include "sdk/tools/common/random_sequence.h"
 
 namespace keel::tools {
 namespace {
 
-constexpr uint64_t kGolden = 0x9e3779b97f4a7c15, kMatrixSeed = 0x6b65656c51;
-
-// Number i of the splitmix64 sequence of a seed.
-uint64_t random_word(uint64_t seed, uint64_t i) {
-    return hash_finish(seed + (i + 1) * kGolden);
-}
+constexpr uint64_t kMatrixSeed = 0x6b65656c51;
 
 void flip_signs(std::span<float> x, uint64_t seed) {
     for (size_t i = 0; i < x.size(); ++i)
@@ -27,14 +19,7 @@ void flip_signs(std::span<float> x, uint64_t seed) {
 
 std::vector<float> make_gaussian_matrix(uint32_t dim) {
     std::vector<float> m(static_cast<size_t>(dim) * dim);
-    const auto uniform = [](uint64_t i) {
-        return static_cast<double>((random_word(kMatrixSeed, i) >> 11) + 1) * 0x1p-53;
-    };                                       // (0, 1]
-    for (size_t i = 0; i < m.size(); ++i) {  // Box and Muller; the second normal of a pair is not used
-        double s, c;
-        kernels::sincos_f64(2 * std::numbers::pi * uniform(2 * i + 1), &s, &c);
-        m[i] = static_cast<float>(std::sqrt(-2 * kernels::log_f64(uniform(2 * i))) * c);
-    }
+    for (size_t i = 0; i < m.size(); ++i) m[i] = static_cast<float>(random_normal(kMatrixSeed, i));
     return m;
 }
 

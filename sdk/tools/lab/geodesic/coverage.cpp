@@ -75,7 +75,7 @@ Coverage coverage(const MetricField& field, size_t cached, const std::vector<dou
     const size_t n = field.dim(), held_out = field.count() - cached;
     const double share = 1 / static_cast<double>(permutations * held_out);
     Random random(seed);
-    Coverage out{std::vector<double>(radii.size(), 0), 0};
+    Coverage out{std::vector<double>(radii.size(), 0)};
     for (size_t p = 0; p < permutations; ++p) {
         const std::vector<size_t> order = random.permutation(field.count());
         for (size_t h = cached; h < order.size(); ++h) {
@@ -91,7 +91,6 @@ Coverage coverage(const MetricField& field, size_t cached, const std::vector<dou
                 for (size_t i = 0; i < n; ++i) way[i] = here[i] - there[i];
             }
             const double distance = g_norm(field, here, way.data());
-            out.mean_distance += distance * share;
             for (size_t r = 0; r < radii.size(); ++r) out.hits[r] += distance <= radii[r] ? share : 0;
         }
     }

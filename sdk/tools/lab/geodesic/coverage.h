@@ -28,8 +28,9 @@ std::vector<size_t> nearest_others(size_t dim, const std::vector<double>& points
 double chance_of_neighbour(size_t count, size_t neighbours, size_t cached);
 
 struct Coverage {
-    std::vector<double> hits;  // by radius: share of held-out points within it of the cached one nearest to them
-    double mean_distance = 0;  // to that one: nearest by Euclid, distance by the metric at the held-out point
+    // By radius: share of held-out points within it of the cached one nearest to them. Nearest by Euclid; the radius is
+    // by the metric at the held-out point.
+    std::vector<double> hits;
 };
 // `cached` points of a permutation of chance are the cache, the others held out; the mean over `permutations`.
 Coverage coverage(const MetricField& field, size_t cached, const std::vector<double>& radii, size_t permutations,

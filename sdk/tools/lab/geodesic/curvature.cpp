@@ -73,30 +73,4 @@ std::vector<double> riemann(const Connection& connection, const double* x) {
     return r;
 }
 
-std::vector<double> riemann_lowered(const Metric& metric, const double* x) {
-    const size_t n = metric.dim(), cube = n * n * n;
-    const std::vector<double> up = riemann(LeviCivita(metric), x);
-    MetricJet jet;
-    metric.jet(x, 0, jet);
-    std::vector<double> down(up.size(), 0);
-    for (size_t a = 0; a < n; ++a)
-        for (size_t e = 0; e < n; ++e)
-            for (size_t rest = 0; rest < cube; ++rest) down[a * cube + rest] += jet.g[a * n + e] * up[e * cube + rest];
-    return down;
-}
-
-double scalar_curvature(const Metric& metric, const double* x) {
-    const size_t n = metric.dim();
-    const std::vector<double> r = riemann(LeviCivita(metric), x);
-    MetricJet jet;
-    metric.jet(x, 0, jet);
-    const Matrix inverse = inverse_of(jet.g, n);
-    double sum = 0;
-    for (size_t a = 0; a < n; ++a)
-        for (size_t b = 0; b < n; ++b)
-            for (size_t d = 0; d < n; ++d)
-                sum += inverse(static_cast<Index>(b), static_cast<Index>(d)) * r[((a * n + b) * n + a) * n + d];
-    return sum;
-}
-
 }  // namespace keel::geodesic

@@ -32,9 +32,5 @@ class LeviCivita : public Connection {
 
 // R^a_bcd = d_c Gamma^a_bd - d_d Gamma^a_bc + Gamma^a_ce Gamma^e_bd - Gamma^a_de Gamma^e_bc, as [a][b][c][d].
 std::vector<double> riemann(const Connection& connection, const double* x);
-// All indices down: R_abcd = g_ae R^e_bcd. [a][b][c][d]
-std::vector<double> riemann_lowered(const Metric& metric, const double* x);
-// g^bd R^a_bad: n (n - 1) / r^2 on a sphere.
-double scalar_curvature(const Metric& metric, const double* x);
 
 }  // namespace keel::geodesic

@@ -33,7 +33,6 @@ DraftMeasure measure_drafts(const RecordStore& store, const TokenTable& table, s
 
     enum { kTable, kPairs, kEuclid, kMetric, kRadius, kChance, kAnyEuclid, kAnyMetric, kVote, kDrafters };
     DraftMeasure out;
-    out.store_records = h.records;
     out.drafters.resize(kDrafters);
     const char* const names[kDrafters] = {"two tokens, else one",
                                           "two tokens",

@@ -27,7 +27,6 @@ struct TextScore {
 constexpr uint32_t kVoters = 8;
 struct DraftMeasure {
     uint64_t steps = 0;  // of the queries, with a token before, the drawn one and the one to be drafted
-    uint64_t store_records = 0;
     // In this order: the token that most often followed the last two tokens, else the last one; that of the last two
     // alone; the nearest record with the drawn token, by Euclid, by the metric, and only where it lies within its
     // radius; a record of chance with that token; the nearest record of any token, by Euclid and by the metric; what
@@ -35,7 +34,7 @@ struct DraftMeasure {
     std::vector<DrafterScore> drafters;
     std::vector<TextScore> texts;
     // Mean cosines between the next displacement of a query's key and the mean one of the 8 nearest records (the
-    // initial-velocity surrogate), and between it and the displacement before; 0 for a store without trajectories.
+    // initial-velocity surrogate), and between it and the displacement before; 0 for a store without waypoints.
     double surrogate_cosine = 0, persistence_cosine = 0;
 };
 

@@ -8,14 +8,14 @@
 #include <utility>
 #include <vector>
 
-#include "sdk/core/hash.h"
+#include "sdk/tools/common/random_sequence.h"
 
 namespace keel::geodesic {
 
 class Random {
   public:
     explicit Random(uint64_t seed) : state_(seed) {}
-    uint64_t bits() { return hash_finish(state_ += 0x9e3779b97f4a7c15); }           // splitmix64
+    uint64_t bits() { return tools::splitmix(&state_); }
     double uniform() { return static_cast<double>((bits() >> 11) + 1) * 0x1p-53; }  // (0, 1]
     double normal() {                                                               // N(0, 1), Box and Muller
         const double radius = std::sqrt(-2 * std::log(uniform()));

@@ -1,22 +1,16 @@
 #include "sdk/tools/lab/geodesic/readiness.h"
 
-#include <stdio.h>
-
 #include <algorithm>
-#include <nlohmann/json.hpp>
+
+#include "sdk/tools/common/console.h"
 
 namespace keel::geodesic {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using tools::hex64;
+using tools::Json;
 
 constexpr double kGeodesicShare = 0.08;  // published
-
-std::string hex(uint64_t value) {
-    char text[17];
-    snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(value));
-    return text;
-}
 
 double ratio(double part, double all) {
     return all > 0 ? part / all : 0;
@@ -68,9 +62,9 @@ std::string readiness_report(const SelfTest& t) {
                            {"total_ms", t.total_ms}}},
                          {"attnres", {{"enabled", false}, {"strength", 0.0}}},
                          {"depth_attention", {{"enabled", false}, {"strength", 0.0}, {"window", 0}}},
-                         {"fingerprint", hex(t.fingerprint)},
+                         {"fingerprint", hex64(t.fingerprint)},
                          {"self_test",
-                          {{"hash", hex(t.test_hash)},
+                          {{"hash", hex64(t.test_hash)},
                            {"answers", t.answers},
                            {"identical_answers", t.identical_answers},
                            {"steps", t.steps},
@@ -82,7 +76,8 @@ std::string readiness_report(const SelfTest& t) {
 std::optional<double> stored_consistency(std::string_view report, uint64_t fingerprint, uint64_t test_hash) {
     const Json json = Json::parse(report, nullptr, false);
     try {
-        if (json.at("fingerprint") != hex(fingerprint) || json.at("self_test").at("hash") != hex(test_hash)) return {};
+        if (json.at("fingerprint") != hex64(fingerprint) || json.at("self_test").at("hash") != hex64(test_hash))
+            return {};
         const double value = json.at("axiom").at("consistency");
         if (!(value >= 0 && value <= 1) || (json.at("ready") == true && value != 1)) return {};
         return value;

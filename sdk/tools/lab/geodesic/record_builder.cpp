@@ -2,7 +2,6 @@
 
 #include <Eigen/Cholesky>
 #include <Eigen/Eigenvalues>
-#include <Eigen/SVD>
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
@@ -112,43 +111,16 @@ struct Parts {
     std::vector<float> mean, projection, keys, radius, anchors, metrics;
     KeyIndex index;
     std::vector<int32_t> gate, next;
-    std::vector<uint16_t> velocity, waypoints, u, v;
+    std::vector<uint16_t> waypoints;
 
     void point(RecordStore& view) const {
         view.mean = mean.data(), view.projection = projection.data(), view.centroids = index.centroids.data();
         view.list_begin = index.list_begin.data(), view.codes = index.codes.data(), view.keys = keys.data();
         view.gate = gate.data(), view.next = next.data(), view.radius = radius.data();
-        view.anchors = anchors.data(), view.metrics = metrics.data(), view.velocity = velocity.data();
-        view.waypoints = waypoints.data(), view.u = u.data(), view.v = v.data();
+        view.anchors = anchors.data(), view.metrics = metrics.data();
+        view.waypoints = waypoints.data();
     }
 };
-
-// Displacements of the neighbours' last waypoints from the record's, less their displacements at the start, regressed
-// on those: the part of Phi that is not the identity, cut to `rank` by its singular values.
-void fit_bend(const RecordStore& view, const std::vector<float>& ends, uint32_t record,
-              std::span<const Found> neighbours, uint32_t rank, std::vector<uint16_t>& u, std::vector<uint16_t>& v) {
-    const Index n = kStoreDim;
-    Matrix by_start = Matrix::Zero(n, n), across = Matrix::Zero(n, n);
-    Eigen::VectorXd start(n), bend(n);
-    for (const Found& other : neighbours) {
-        const size_t o = static_cast<size_t>(other.record) * kStoreDim, r = size_t{record} * kStoreDim;
-        for (Index d = 0; d < n; ++d) {
-            const size_t i = static_cast<size_t>(d);
-            start[d] = view.keys[o + i] - view.keys[r + i];
-            bend[d] = ends[o + i] - ends[r + i] - start[d];
-        }
-        by_start += start * start.transpose();
-        across += bend * start.transpose();
-    }
-    const Matrix m = ridged(by_start).llt().solve(across.transpose()).transpose();
-    const Eigen::JacobiSVD<Matrix> svd(m, Eigen::ComputeThinU | Eigen::ComputeThinV);
-    for (Index d = 0; d < n; ++d)
-        for (Index c = 0; c < static_cast<Index>(rank); ++c) {
-            const double root = std::sqrt(svd.singularValues()[c]);
-            u.push_back(kernels::f32_to_f16(static_cast<float>(svd.matrixU()(d, c) * root)));
-            v.push_back(kernels::f32_to_f16(static_cast<float>(svd.matrixV()(d, c) * root)));
-        }
-}
 
 }  // namespace
 
@@ -263,7 +235,7 @@ std::vector<unsigned char> build_store(std::span<const TraceTape> tapes, const S
     h.lists = o.lists ? o.lists : default_lists(steps.size());
     h.anchors = o.anchors;
     h.features = tapes[0].header.dim * (o.block ? 2 : 1);
-    h.block = o.block, h.horizon = o.horizon, h.waypoints = o.waypoints, h.rank = o.waypoints ? o.rank : 0;
+    h.block = o.block, h.horizon = o.horizon, h.waypoints = o.waypoints;
     if (!store_bytes(h)) throw std::invalid_argument("a store of this shape cannot be");
 
     Random random(o.seed);
@@ -299,38 +271,25 @@ std::vector<unsigned char> build_store(std::span<const TraceTape> tapes, const S
     parts.radius.assign(steps.size(), 0);
     parts.point(view);
 
-    // Ways of the keys: where a text ends its last state stays.
-    std::vector<float> ends;
-    for (size_t r = 0; o.waypoints && r < ordered.size(); ++r) {
-        float key[kStoreDim];
-        TraceStep at = ordered[r];
-        const TraceTape& tape = tapes[at.tape];
-        const bool first = at.step == 0 || !tape.goes_on(at.step - 1);
-        key_of({at.tape, first ? at.step : at.step - 1}, key);
-        for (uint32_t d = 0; d < kStoreDim; ++d)
-            parts.velocity.push_back(kernels::f32_to_f16(parts.keys[r * kStoreDim + d] - key[d]));
+    for (TraceStep at : ordered)
         for (uint32_t w = 0; w < o.waypoints; ++w) {
-            if (tape.goes_on(at.step)) ++at.step;
+            if (tapes[at.tape].goes_on(at.step)) ++at.step;
+            float key[kStoreDim];
             key_of(at, key);
-            for (uint32_t d = 0; d < kStoreDim; ++d) parts.waypoints.push_back(kernels::f32_to_f16(key[d]));
+            for (const float x : key) parts.waypoints.push_back(kernels::f32_to_f16(x));
         }
-        ends.insert(ends.end(), key, key + kStoreDim);
-    }
     for (uint32_t r = 0; r < h.records; ++r) {
         Found found[kNeighbours];
         const size_t count = find_nearest(view, &parts.keys[size_t{r} * kStoreDim], kBuildProbes, found);
-        std::vector<Found> others;
         std::vector<float> distances;
         std::vector<uint8_t> agrees;
         for (size_t i = 0; i < count; ++i) {
             if (found[i].record == static_cast<int32_t>(r)) continue;
-            others.push_back(found[i]);
             distances.push_back(found[i].distance);
             const size_t other = static_cast<size_t>(found[i].record) * o.horizon;
             agrees.push_back(parts.next[other] == parts.next[size_t{r} * o.horizon]);
         }
         parts.radius[r] = agreement_radius(distances, agrees);
-        if (o.waypoints) fit_bend(view, ends, r, others, h.rank, parts.u, parts.v);
     }
     parts.point(view);
     if (used) *used = std::move(ordered);

@@ -13,11 +13,10 @@ namespace keel::geodesic {
 struct StoreOptions {
     uint32_t block = 0;      // StoreHeader::block: block summaries as features
     uint32_t horizon = 4;    // tokens kept behind the gate
-    uint32_t waypoints = 0;  // states kept behind the record's, with velocity and I + U V^T of rank `rank`; 0: none
-    uint32_t rank = 4;
-    uint32_t anchors = 64;  // metrics of the second stage: each the inverse covariance of the 4 dim keys nearest to
-                            // one of so many centres, smoothed over the centres as a MetricField
-    uint32_t lists = 0;     // 0: about 2 sqrt(records)
+    uint32_t waypoints = 0;  // StoreHeader::waypoints
+    uint32_t anchors = 64;   // metrics of the second stage: each the inverse covariance of the 4 dim keys nearest to
+                             // one of so many centres, smoothed over the centres as a MetricField
+    uint32_t lists = 0;      // 0: about 2 sqrt(records)
     uint64_t seed = 1;
 };
 

@@ -5,14 +5,13 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/formats/numeric.h"
 #include "sdk/core/hash.h"
 
 namespace keel::geodesic {
 namespace {
 
-constexpr uint32_t kMaxRecords = 1 << 24, kMaxFeatures = 1 << 15, kMaxHorizon = 16, kMaxRank = 8, kMaxBlock = 64;
-constexpr size_t kAlign = 64, kSections = 15;
+constexpr uint32_t kMaxRecords = 1 << 24, kMaxFeatures = 1 << 15, kMaxHorizon = 16, kMaxBlock = 64;
+constexpr size_t kAlign = 64, kSections = 12;
 
 struct Layout {
     uint64_t begin[kSections + 1];  // of each section; the last one: of the checksum
@@ -22,10 +21,9 @@ struct Layout {
 bool lay_out(const StoreHeader& h, Layout* out) {
     if (h.dim != kStoreDim || h.records > kMaxRecords || !h.lists || h.lists > kStoreMaxLists ||
         h.anchors > kStoreMaxAnchors || !h.features || h.features > kMaxFeatures || h.block > kMaxBlock ||
-        (h.block && h.features % 2) || !h.horizon || h.horizon > kMaxHorizon || h.waypoints > kMaxHorizon ||
-        h.rank > kMaxRank || !h.waypoints != !h.rank)
+        (h.block && h.features % 2) || !h.horizon || h.horizon > kMaxHorizon || h.waypoints > kMaxHorizon)
         return false;
-    const uint64_t n = h.records, dim = h.dim, moving = h.waypoints ? n : 0;
+    const uint64_t n = h.records, dim = h.dim;
     const uint64_t bytes[kSections] = {4 * uint64_t{h.features},
                                        4 * h.features * dim,
                                        4 * h.lists * dim,
@@ -37,10 +35,7 @@ bool lay_out(const StoreHeader& h, Layout* out) {
                                        4 * n,
                                        4 * h.anchors * dim,
                                        4 * h.anchors * dim * dim,
-                                       2 * moving * dim,
-                                       2 * moving * h.waypoints * dim,
-                                       2 * moving * dim * h.rank,
-                                       2 * moving * dim * h.rank};
+                                       2 * n * h.waypoints * dim};
     uint64_t at = sizeof(StoreHeader);
     for (size_t s = 0; s < kSections; ++s) {
         out->begin[s] = at = (at + kAlign - 1) / kAlign * kAlign;
@@ -194,7 +189,7 @@ const char* read_store(std::span<const unsigned char> file, const StoreOwner& ow
     if (h.magic != kStoreMagic) return "no record store";
     if (h.version != kStoreVersion) return "another version";
     Layout layout;
-    if (h.reserved || !lay_out(h, &layout)) return "shapes";
+    if (!lay_out(h, &layout)) return "shapes";
     if (h.total_bytes != file.size() || file.size() != layout.begin[kSections] + 8) return "another size than its own";
     uint64_t sum;
     memcpy(&sum, file.data() + file.size() - 8, 8);
@@ -207,14 +202,12 @@ const char* read_store(std::span<const unsigned char> file, const StoreOwner& ow
     };
     at(out->mean, 0), at(out->projection, 1), at(out->centroids, 2), at(out->list_begin, 3), at(out->codes, 4);
     at(out->keys, 5), at(out->gate, 6), at(out->next, 7), at(out->radius, 8), at(out->anchors, 9);
-    at(out->metrics, 10), at(out->velocity, 11), at(out->waypoints, 12), at(out->u, 13), at(out->v, 14);
-    const uint64_t n = h.records, dim = h.dim, moving = h.waypoints ? n : 0;
+    at(out->metrics, 10), at(out->waypoints, 11);
+    const uint64_t n = h.records, dim = h.dim;
     if (!(h.code_scale > 0) || !all_finite(&h.code_scale, 1) || !all_finite(out->mean, h.features) ||
         !all_finite(out->projection, h.features * dim) || !all_finite(out->centroids, h.lists * dim) ||
         !all_finite(out->keys, n * dim) || !all_finite(out->radius, n) || !all_finite(out->anchors, h.anchors * dim) ||
-        !all_finite(out->metrics, h.anchors * dim * dim) || !all_finite(out->velocity, moving * dim) ||
-        !all_finite(out->waypoints, moving * h.waypoints * dim) || !all_finite(out->u, moving * dim * h.rank) ||
-        !all_finite(out->v, moving * dim * h.rank))
+        !all_finite(out->metrics, h.anchors * dim * dim) || !all_finite(out->waypoints, n * h.waypoints * dim))
         return "a number that is not finite";
     if (out->list_begin[0] != 0 || out->list_begin[h.lists] != h.records) return "lists";
     for (uint32_t l = 0; l < h.lists; ++l)
@@ -234,7 +227,7 @@ void write_store(const RecordStore& view, std::vector<unsigned char>* out) {
     h.total_bytes = store_bytes(h);
     out->assign(h.total_bytes, 0);
     memcpy(out->data(), &h, sizeof h);
-    const uint64_t n = h.records, dim = h.dim, moving = h.waypoints ? n : 0;
+    const uint64_t n = h.records, dim = h.dim;
     const auto put = [&](size_t section, const auto* from, uint64_t count) {
         if (count) memcpy(out->data() + layout.begin[section], from, count * sizeof *from);
     };
@@ -242,8 +235,7 @@ void write_store(const RecordStore& view, std::vector<unsigned char>* out) {
     put(3, view.list_begin, uint64_t{h.lists} + 1), put(4, view.codes, n * dim), put(5, view.keys, n * dim);
     put(6, view.gate, n), put(7, view.next, n * h.horizon), put(8, view.radius, n);
     put(9, view.anchors, h.anchors * dim), put(10, view.metrics, h.anchors * dim * dim);
-    put(11, view.velocity, moving * dim), put(12, view.waypoints, moving * h.waypoints * dim);
-    put(13, view.u, moving * dim * h.rank), put(14, view.v, moving * dim * h.rank);
+    put(11, view.waypoints, n * h.waypoints * dim);
     const uint64_t sum = hash64(out->data(), out->size() - 8);
     memcpy(out->data() + out->size() - 8, &sum, 8);
 }
@@ -253,24 +245,6 @@ void store_key(const RecordStore& store, const float* features, float* key) {
     for (uint32_t f = 0; f < store.header.features; ++f) {
         const float x = features[f] - store.mean[f];
         for (uint32_t d = 0; d < kStoreDim; ++d) key[d] += x * store.projection[uint64_t{f} * kStoreDim + d];
-    }
-}
-
-// The last waypoint's displacement is what U V^T was fitted to; those on the way get their part of it.
-void store_waypoint(const RecordStore& store, uint32_t record, uint32_t step, const float* key, float* out) {
-    const StoreHeader& h = store.header;
-    const uint64_t first = uint64_t{record} * kStoreDim;
-    float moved[kStoreDim], along[kMaxRank] = {};
-    for (uint32_t d = 0; d < kStoreDim; ++d) moved[d] = key[d] - store.keys[first + d];
-    for (uint32_t d = 0; d < kStoreDim; ++d)
-        for (uint32_t r = 0; r < h.rank; ++r)
-            along[r] += kernels::f16_to_f32(store.v[(first + d) * h.rank + r]) * moved[d];
-    const float part = static_cast<float>(step + 1) / static_cast<float>(h.waypoints);
-    for (uint32_t d = 0; d < kStoreDim; ++d) {
-        float bend = 0;
-        for (uint32_t r = 0; r < h.rank; ++r) bend += kernels::f16_to_f32(store.u[(first + d) * h.rank + r]) * along[r];
-        out[d] = kernels::f16_to_f32(store.waypoints[(uint64_t{record} * h.waypoints + step) * kStoreDim + d]) +
-                 moved[d] + part * bend;
     }
 }
 

@@ -2,8 +2,8 @@
 // one, and what did it write next?"
 //
 // A record is a step t of a trace: its key (the state, centred, projected on principal components and scaled to unit
-// variance), the token drawn from it ("gate"), the tokens after that, and where asked for the way the keys went on:
-// velocity, waypoints, how they move with the key (I + U V^T), and the radius within which the tokens could be trusted.
+// variance), the token drawn from it ("gate"), the tokens after that, the radius within which these could be trusted,
+// and where asked for the way the keys went on (waypoints).
 //
 // A lookup has two stages. First 8-bit keys in the inverted lists of the centroids nearest to the query, by Euclid;
 // then the best of these again, by the metric of the anchor nearest to the query, on the keys as they are.
@@ -12,8 +12,8 @@
 //     f32 mean[features] | f32 projection[features][dim] | f32 centroids[dim][lists] | u32 list_begin[lists + 1]
 //     i8 codes[records][dim] | f32 keys[records][dim] | i32 gate[records] | i32 next[records][horizon]
 //     f32 radius[records] | f32 anchors[dim][anchors] | f32 metrics[anchors][dim][dim]
-//     f16 velocity[records][dim] | f16 waypoints[records][waypoints][dim] | f16 u[records][dim][rank] | f16 v[...]
-// Records lie in the order of their lists. The last four sections are empty in a store without trajectories.
+//     f16 waypoints[records][waypoints][dim]
+// Records lie in the order of their lists.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -24,7 +24,7 @@
 namespace keel::geodesic {
 
 constexpr uint64_t kStoreMagic = 0x534345524c45454b;  // "KEELRECS"
-constexpr uint32_t kStoreVersion = 1;
+constexpr uint32_t kStoreVersion = 2;
 constexpr uint32_t kStoreDim = 32;  // of keys
 constexpr uint32_t kStoreMaxLists = 4096, kStoreMaxAnchors = 1024, kStoreMaxCandidates = 64, kStoreMaxProbes = 256;
 
@@ -36,12 +36,11 @@ struct StoreHeader {
     uint64_t tokenizer_hash = 0;  // of its tokens
     uint64_t total_bytes = 0;     // of the file, checksum included
     uint32_t records = 0, lists = 0, anchors = 0;
-    uint32_t features = 0;  // numbers that a key is made of: a tape's state, and behind it a block's mean (`block`)
-    uint32_t block = 0;     // states before the step whose mean is the second half of the features; 0: no second half
-    uint32_t horizon = 0;   // tokens after the gate
-    uint32_t waypoints = 0, rank = 0;  // of trajectories; both 0: none
-    float code_scale = 0;              // key = code * code_scale
-    uint32_t reserved = 0;
+    uint32_t features = 0;   // numbers that a key is made of: a tape's state, and behind it a block's mean (`block`)
+    uint32_t block = 0;      // states before the step whose mean is the second half of the features; 0: no second half
+    uint32_t horizon = 0;    // tokens after the gate
+    uint32_t waypoints = 0;  // keys of the states after the record's; those behind the end of its text: the last one's
+    float code_scale = 0;    // key = code * code_scale
 };
 
 // A view of a file's bytes, which must outlive it and begin at a multiple of 8.
@@ -53,7 +52,7 @@ struct RecordStore {
     const float* keys = nullptr;
     const int32_t *gate = nullptr, *next = nullptr;
     const float *radius = nullptr, *anchors = nullptr, *metrics = nullptr;
-    const uint16_t *velocity = nullptr, *waypoints = nullptr, *u = nullptr, *v = nullptr;
+    const uint16_t* waypoints = nullptr;
 };
 
 // What a store has to belong to.
@@ -74,8 +73,6 @@ void write_store(const RecordStore& view, std::vector<unsigned char>* out);
 
 // Features (header.features) to a key [dim].
 void store_key(const RecordStore& store, const float* features, float* key);
-// Where the record's state is expected after the waypoint `step` (from 0), had it begun at `key` instead: [dim].
-void store_waypoint(const RecordStore& store, uint32_t record, uint32_t step, const float* key, float* out);
 
 struct LookupOptions {
     uint32_t probes = 12;     // lists looked into, at most kStoreMaxProbes

@@ -31,7 +31,7 @@ std::optional<double> KvCostTable::find(uint64_t profile) const {
 void KvCostTable::add(uint64_t profile, double kl) {
     costs_[profile] = kl;
     Json costs = Json::object();
-    for (const auto& [hash, cost] : costs_) costs[strf("%016llx", static_cast<unsigned long long>(hash))] = cost;
+    for (const auto& [hash, cost] : costs_) costs[hex64(hash)] = cost;
     write_file(path_, Json{{"setup", setup_}, {"kl", costs}}.dump(1) + "\n");
 }
 

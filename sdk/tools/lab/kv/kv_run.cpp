@@ -1,5 +1,7 @@
 #include "sdk/tools/lab/kv/kv_run.h"
 
+#include "sdk/tools/common/text_rows.h"
+
 namespace keel::tools {
 namespace {
 
@@ -42,18 +44,11 @@ void KvRun::set_tap(KvTap* tap) {
 }
 
 void KvRun::feed(std::span<const int32_t> ids, size_t first_position, const LogitsVisitor& visit) {
-    check(session_.feed(ids, KEEL_FEED_ALL_LOGITS), "cannot feed the text");
-    for (size_t done = 0; done < ids.size();) {
-        const keel_advance_result step = model_.engine.advance(session_);
+    TextRows rows(model_.engine, session_, [this] {
         if (tap_) tap_->rethrow();
-        check(step.status, "cannot compute the text");
-        if (step.logits_rows == 0) throw ToolError(kExitRuntime, "a step kept no logits");
-        for (uint32_t row = 0; row < step.logits_rows; ++row, ++done) {
-            const Result<std::span<const float>> logits = session_.logits(row);
-            check(logits.status, "cannot read logits");
-            visit(first_position + done, *logits);
-        }
-    }
+    });
+    rows.start(ids);
+    for (size_t i = 0; i < ids.size(); ++i) visit(first_position + i, rows.next_logits());
 }
 
 void KvRun::forward(std::span<const int32_t> ids, const LogitsVisitor& visit) {

@@ -9,6 +9,7 @@
 #include "sdk/format/gguf.h"
 #include "sdk/model/model.h"
 #include "sdk/tools/common/interrupt.h"
+#include "sdk/tools/common/text_rows.h"
 
 namespace keel::tools {
 namespace {
@@ -105,25 +106,22 @@ ReadingDocument ReadingMeter::read(const std::string& text) {
         logits.clear();
         target.clear();
     };
+    TextRows rows(model_.engine, session_, stop_if_interrupted);
     for (size_t begin = 0, scored = 1; scored < ids.size(); begin += window_ / 2) {
         const size_t end = std::min(ids.size() - 1, begin + window_);  // inputs [begin, end)
         check(session_.truncate(0), "cannot empty the session");
-        check(session_.feed(std::span(ids).subspan(begin, end - begin), KEEL_FEED_ALL_LOGITS), "cannot feed the text");
-        for (size_t position = begin; position < end;) {
-            stop_if_interrupted();
-            const keel_advance_result step = model_.engine.advance(session_);
-            check(step.status, "cannot compute the text");
-            for (uint32_t row = 0; row < step.logits_rows; ++row, ++position) {
-                if (position + 1 < scored) continue;
-                const float *h, *z;
-                check(keel_session_hidden(session_.handle(), row, &h, nullptr), "cannot read a hidden state");
-                check(keel_session_logits(session_.handle(), row, &z, nullptr), "cannot read logits");
-                hidden.insert(hidden.end(), h, h + d);
-                logits.insert(logits.end(), z, z + vocabulary);
-                target.push_back(ids[position + 1]);
-                scored = position + 2;
-                if (target.size() == scored_at_once_) flush(scored == ids.size());
-            }
+        rows.start(std::span(ids).subspan(begin, end - begin));
+        for (size_t position = begin; position < end; ++position) {
+            const uint32_t row = rows.next();
+            if (position + 1 < scored) continue;
+            const float *h, *z;
+            check(keel_session_hidden(session_.handle(), row, &h, nullptr), "cannot read a hidden state");
+            check(keel_session_logits(session_.handle(), row, &z, nullptr), "cannot read logits");
+            hidden.insert(hidden.end(), h, h + d);
+            logits.insert(logits.end(), z, z + vocabulary);
+            target.push_back(ids[position + 1]);
+            scored = position + 2;
+            if (target.size() == scored_at_once_) flush(scored == ids.size());
         }
     }
     flush(true);

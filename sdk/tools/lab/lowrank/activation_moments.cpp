@@ -132,7 +132,6 @@ MomentSummary ActivationMoments::summary() const {
         }
         sums[cluster] += state;
         ++counts[cluster];
-        ++result.massive_tokens;
     }
     result.massive.resize(static_cast<Index>(sums.size()), columns_);
     for (size_t i = 0; i < sums.size(); ++i)

@@ -20,8 +20,7 @@ struct MomentSummary {
     // a cluster, those with a cosine of at least 0.8 to it are its own, the next of the others leads the next. [at most
     // 3][columns]
     FloatRows massive;
-    uint64_t massive_tokens = 0;  // behind `massive`
-    FloatRows held_out;           // [at most the capacity][columns]
+    FloatRows held_out;  // [at most the capacity][columns]
 };
 
 // Blocks of 256 rows, each centred about its own mean in f64, are merged by Chan's formula

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "sdk/tools/lab/lowrank/activation_moments.h"
-#include "sdk/tools/lab/quantize/symmetric_top.h"
 
 namespace keel::tools {
 
@@ -42,10 +41,6 @@ struct NestedFactors {
     Eigen::VectorXd energy;  // [slot]: the denominator, tr(W S W^T) without what forced directions hold, or |W|_F^2
     Eigen::VectorXd second_moment;  // [max_rank]: of an element of Pt x, or Pt (x - m) where the solution is centred
     Eigen::Index forced = 0;        // directions of massive activations among them
-    EigenMethod method = EigenMethod::kDense;
-    uint32_t passes = 0;  // these three: Eigenpairs
-    bool converged = true;
-    double residual = 0;
 
     Eigen::Index max_rank() const { return pt.rows(); }
     Eigen::Index columns() const { return pt.cols(); }

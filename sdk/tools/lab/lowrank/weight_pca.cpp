@@ -2,9 +2,11 @@
 
 #include <stdexcept>
 
+#include "sdk/tools/lab/quantize/symmetric_top.h"
+
 namespace keel::tools {
 
-NestedFactors weight_pca(const std::vector<SolverSlot>& slots, Eigen::Index max_rank, EigenMethod method) {
+NestedFactors weight_pca(const std::vector<SolverSlot>& slots, Eigen::Index max_rank) {
     const Eigen::Index n = solver_detail::checked_columns(slots);
     if (max_rank < 1 || max_rank > n) throw std::invalid_argument("rank outside [1, columns]");
     Eigen::MatrixXd gram = Eigen::MatrixXd::Zero(n, n);
@@ -14,14 +16,10 @@ NestedFactors weight_pca(const std::vector<SolverSlot>& slots, Eigen::Index max_
         energies[static_cast<Eigen::Index>(i)] = own.trace();
         gram += own;
     }
-    const Eigenpairs pairs = top_eigenpairs(gram, max_rank, method);
+    const Eigenpairs pairs = top_eigenpairs(gram, max_rank);
     NestedFactors out;
     out.pt = pairs.vectors.transpose().cast<float>();
     out.second_moment = Eigen::VectorXd::Ones(max_rank);
-    out.method = pairs.method;
-    out.passes = pairs.passes;
-    out.converged = pairs.converged;
-    out.residual = pairs.residual;
     solver_detail::project(slots, pairs.vectors, out.second_moment, energies, &out);
     return out;
 }

@@ -10,7 +10,6 @@ namespace keel::tools {
 // Pt = V^T, W_proj_i = W_i V, V [columns][max_rank] the first eigenvectors; max_rank at most columns. error: 1 - |W_i
 // V_k|_F^2 / |W_i|_F^2. second_moment is 1: nothing is known of x. std::invalid_argument:
 // solver_detail::checked_columns; max_rank too large.
-NestedFactors weight_pca(const std::vector<SolverSlot>& slots, Eigen::Index max_rank,
-                         EigenMethod method = EigenMethod::kAutomatic);
+NestedFactors weight_pca(const std::vector<SolverSlot>& slots, Eigen::Index max_rank);
 
 }  // namespace keel::tools

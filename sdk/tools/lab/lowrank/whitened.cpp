@@ -83,10 +83,6 @@ NestedFactors whitened(const std::vector<SolverSlot>& slots, const MatrixXd& cov
 
     NestedFactors out;
     out.forced = forced.cols();
-    out.method = pairs.method;
-    out.passes = pairs.passes;
-    out.converged = pairs.converged;
-    out.residual = pairs.residual;
 
     MatrixXd v = MatrixXd::Zero(n, options.max_rank);
     v.leftCols(forced.cols()) = forced;

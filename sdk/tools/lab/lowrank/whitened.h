@@ -10,6 +10,7 @@
 // is taken as 1.
 #pragma once
 #include "sdk/tools/lab/lowrank/nested_factors.h"
+#include "sdk/tools/lab/quantize/symmetric_top.h"
 
 namespace keel::tools {
 

@@ -2,7 +2,6 @@
 
 #include <math.h>
 
-#include <CLI/CLI.hpp>
 #include <limits>
 #include <sstream>
 
@@ -54,49 +53,6 @@ uint32_t factor_type(const std::string& name) {
     for (uint32_t type = 0; type < kernels::kWeightTypeCount; ++type)
         if (can_quantize(type) && name == kernels::kWeightTypes[type].name) return type;
     throw ToolError(kExitUsage, "'" + name + "' is no weight type that factors can have");
-}
-
-void add_recipe_options(CLI::App& verb, WprojRecipe& r) {
-    const auto in = [&](CLI::Option* option) { option->group("Recipe"); };
-    in(verb.add_option("--solver", r.solver,
-                       "whitened (the best for the activations of a text) or weight-pca (of the weights alone)")
-           ->check(CLI::IsMember({"whitened", "weight-pca"}))
-           ->capture_default_str());
-    in(verb.add_option(
-        "--rank,-k", r.rank,
-        "the same rank everywhere: a number, or a share of the input's elements below 1, such as 0.375"));
-    in(verb.add_option("--budget", r.budget,
-                       "ranks for the least loss within so many bytes of all these projections (or a share of the "
-                       "dense ones below 1)"));
-    in(verb.add_option("--loss", r.loss, "ranks for the fewest bytes with so much mean relative squared error")
-           ->check(CLI::PositiveNumber));
-    in(verb.add_option("--groups", r.groups,
-                       "what may be low-rank together: qkv, qk (V dense), q, o, ffn (gate and up), down; --rank takes "
-                       "the first that fits")
-           ->capture_default_str());
-    in(verb.add_option("--type", r.record_type,
-                       "weight type of W_proj: Q4_0 .. Q8_0, IQ4_NL, Q4_K, Q6_K, F16, F32, Q8_F32")
-           ->capture_default_str());
-    in(verb.add_option("--basis-type", r.basis_type, "weight type of Pt: F16, Q8_0, F32")->capture_default_str());
-    in(verb.add_option(
-               "--bound", r.bound,
-               "largest relative squared output error of a factor on held-out text; others stay dense. 0: no bound")
-           ->check(CLI::NonNegativeNumber)
-           ->capture_default_str());
-    in(verb.add_flag("--sensitivities,!--no-sensitivities", r.sensitivities,
-                     "weigh projections by what their error costs (default: yes)"));
-    in(verb.add_flag("--attention-metric,!--no-attention-metric", r.attention_metric,
-                     "count errors of Q, K and V by what attention makes of them (default: yes)"));
-    in(verb.add_flag("--centred,!--uncentred", r.centred,
-                     "remove the mean of the activations, which a bias gives back (default: yes)"));
-    in(verb.add_flag("--massive,!--no-massive", r.massive,
-                     "keep directions of massive activations exactly (default: yes)"));
-    in(verb.add_flag(
-        "--published", r.published,
-        "weight-pca as published: format 1, one basis of Q, K and V per layer, f32 bases, blocks of 36 bytes"));
-    in(verb.add_option("--format", r.format, "of the file: 1 (WPROJV01) or 2")
-           ->check(CLI::IsMember({1, 2}))
-           ->capture_default_str());
 }
 
 uint32_t wproj_slots_of(const std::string& groups) {

@@ -1,13 +1,9 @@
-// How a W_proj cache is to be made, as the command line says it, and the key that follows.
+// How a W_proj cache is to be made, in the words of the command line, and the key that follows.
 #pragma once
 #include <string>
 
 #include "sdk/format/wproj_key.h"
 #include "sdk/tools/lab/lowrank/wproj_builder.h"
-
-namespace CLI {
-class App;
-}  // namespace CLI
 
 namespace keel::tools {
 
@@ -23,7 +19,6 @@ struct WprojRecipe {
     bool sensitivities = true, attention_metric = true, centred = true, massive = true, published = false;
     uint32_t format = 2;
 };
-void add_recipe_options(CLI::App& verb, WprojRecipe& recipe);
 
 // Bits of all slots of the groups named; throws ToolError (kExitUsage) for another name.
 uint32_t wproj_slots_of(const std::string& groups);

@@ -115,11 +115,10 @@ class LayerSolver {
                 weights.back().counted.emplace(w.counted, static_cast<Index>(w.counted_rows),
                                                static_cast<Index>(w.columns));
         });
-        if (options_.solver == WprojSolver::kWeightPca) return weight_pca(weights, max_rank, options_.method);
+        if (options_.solver == WprojSolver::kWeightPca) return weight_pca(weights, max_rank);
         const MomentSummary& m = moments(group_of(slots), columns(slots));
         WhitenedOptions whitening;
         whitening.max_rank = max_rank;
-        whitening.method = options_.method;
         if (options_.keep_massive) {
             whitening.forced = m.massive;
             if (options_.centred) whitening.forced.rowwise() -= m.mean.transpose().cast<float>();
@@ -307,9 +306,6 @@ class LayerSolver {
             report.predicted = predicted(nested, plan.slots, i, rank);
             report.solver_error = nested.error(i, rank);
             report.forced = static_cast<uint32_t>(nested.forced);
-            report.method = nested.method;
-            report.passes = nested.passes;
-            report.converged = nested.converged;
             report.accepted = std::isinf(options_.bound);
             if (const MomentSummary* m = known(plan.group); m && m->held_out.rows()) {
                 const OutputError error = output_error(weight, pt, w_proj, bias, m->held_out);

@@ -11,7 +11,6 @@
 
 #include "sdk/tools/files/wproj_image.h"
 #include "sdk/tools/lab/lowrank/activation_moments.h"
-#include "sdk/tools/lab/quantize/symmetric_top.h"
 
 namespace keel::tools {
 
@@ -65,7 +64,6 @@ struct WprojSolveOptions {
     // Weight PCA as published: one basis per layer, of Q, K and V, for every configured slot of as many columns; mu and
     // mean are stored as zeros.
     bool shared_basis = false;
-    EigenMethod method = EigenMethod::kAutomatic;
 };
 
 // What became of a configuration that was chosen.
@@ -77,9 +75,6 @@ struct WprojSlotReport {
     double measured = -1;     // on held-out rows, of the stored bytes; negative: no rows
     bool accepted = false;    // a factor was stored
     uint32_t forced = 0;      // massive directions in the basis
-    EigenMethod method = EigenMethod::kDense;
-    uint32_t passes = 0;
-    bool converged = true;
 };
 struct WprojSolution {
     std::vector<WprojImageLayer> layers;

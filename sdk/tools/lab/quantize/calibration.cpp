@@ -135,9 +135,8 @@ struct Calibrator::State {
     }
     // What is asked for, but for the step.
     uint64_t key() const {
-        std::string text = strf("%016llx %016llx %.17g %d %u", static_cast<unsigned long long>(file.info.fingerprint),
-                                static_cast<unsigned long long>(text_hash), calibration.gptq.damping,
-                                calibration.gptq.activation_order, calibration.gptq.sweeps);
+        std::string text = strf("%s %s %.17g %d %u", hex64(file.info.fingerprint).c_str(), hex64(text_hash).c_str(),
+                                calibration.gptq.damping, calibration.gptq.activation_order, calibration.gptq.sweeps);
         if (calibration.nearest_codes) text += " nearest";
         if (calibration.scaling) text += " scaled";
         if (calibration.correction_rank) text += strf(" correction %u", calibration.correction_rank);

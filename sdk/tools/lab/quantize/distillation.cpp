@@ -283,10 +283,10 @@ class Distillation {
     // ---- the work file: key, layers done, windows read, codes of matrices that are done, values of all other weights
     // that are trained, hash of all that ----
     uint64_t key() const {
-        std::string text = strf(
-            "%016llx %016llx %.17g %d %u %u %u %u %.17g", static_cast<unsigned long long>(file_.info.fingerprint),
-            static_cast<unsigned long long>(text_hash_), calibration_.gptq.damping, calibration_.gptq.activation_order,
-            calibration_.gptq.sweeps, options_.steps, options_.last_steps, options_.texts, options_.rate);
+        std::string text =
+            strf("%s %s %.17g %d %u %u %u %u %.17g", hex64(file_.info.fingerprint).c_str(), hex64(text_hash_).c_str(),
+                 calibration_.gptq.damping, calibration_.gptq.activation_order, calibration_.gptq.sweeps,
+                 options_.steps, options_.last_steps, options_.texts, options_.rate);
         for (const uint32_t type : request_.types) text += ' ' + std::to_string(type);
         return hash64(text.data(), text.size());
     }

@@ -144,7 +144,7 @@ std::vector<QuantizedTensor> write_quantized(const ModelFile& source, const Quan
     copy_metadata(source, g, blocks, &writer);
     writer.number<uint32_t>("general.file_type", request.file_type);
     if (blocks) writer.number<uint32_t>("general.quantization_version", kQuantizationVersion);
-    writer.string("keel.quantize.source", strf("%016llx", static_cast<unsigned long long>(source.info.fingerprint)));
+    writer.string("keel.quantize.source", hex64(source.info.fingerprint));
     for (const auto& [name, text] : request.notes) writer.string("keel.quantize." + name, text);
 
     std::vector<QuantizedTensor> reports = describe_quantized(source, request);

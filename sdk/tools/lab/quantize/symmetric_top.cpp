@@ -4,12 +4,9 @@
 #include <Eigen/QR>
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 #include <stdexcept>
 
-#include "kernels/formats/math_f64.h"
-#include "kernels/formats/numeric.h"
-#include "sdk/core/hash.h"
+#include "sdk/tools/common/random_sequence.h"
 
 namespace keel::tools {
 namespace {
@@ -23,17 +20,9 @@ constexpr uint32_t kMinPasses = 2, kMaxPasses = 8;
 constexpr double kConverged = 1e-12;
 constexpr uint64_t kStartSeed = 0x510e527fade682d1;
 
-// N(0,1) numbers of a fixed sequence (Box and Muller).
 MatrixXd gaussian_start(Index rows, Index columns) {
-    const auto uniform = [](uint64_t i) {
-        return static_cast<double>((hash_finish(kStartSeed + (i + 1) * 0x9e3779b97f4a7c15) >> 11) + 1) * 0x1p-53;
-    };
     MatrixXd start(rows, columns);
-    for (Index i = 0; i < start.size(); ++i) {
-        double s, c;
-        kernels::sincos_f64(2 * std::numbers::pi * uniform(2 * static_cast<uint64_t>(i) + 1), &s, &c);
-        start.data()[i] = std::sqrt(-2 * kernels::log_f64(uniform(2 * static_cast<uint64_t>(i)))) * c;
-    }
+    for (Index i = 0; i < start.size(); ++i) start.data()[i] = random_normal(kStartSeed, static_cast<uint64_t>(i));
     return start;
 }
 

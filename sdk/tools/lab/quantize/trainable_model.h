@@ -60,7 +60,6 @@ class TrainableModel {
   private:
     struct Heads;  // where heads lie in a row of q, k and v
     const TrainableWeight* find(TensorSlot slot, uint32_t layer) const;
-    FloatRows qkv_of(uint32_t layer, const FloatRows& x) const;
     FloatRows products(std::initializer_list<TensorSlot> slots, uint32_t layer, const FloatRows& x) const;
     // Adds the gradients of the slots' matrices; returns that of x.
     FloatRows products_back(std::initializer_list<TensorSlot> slots, uint32_t layer, const FloatRows& by_y,
