@@ -409,6 +409,11 @@ expect "types under a bound" exits 0 "$keel" quantize "$model" "$work/s.gguf" --
 bits=$(sed -n 's/^  "bits": \([0-9.]*\),/\1/p' "$work/out")
 expect "bits ${bits:-none} are within it" awk "BEGIN { exit !(${bits:-99} > 14.7 && ${bits:-99} <= 14.82) }"
 expect "a bound that nothing meets" exits 2 "$keel" quantize "$model" "$work/x.gguf" --types "$rules" --bits 2 --tune "$work/other.jsonl"
+for bound in "--bits 4" "--bytes 4M" "--loss 0.1" "--budget 4000000"; do
+    # shellcheck disable=SC2086
+    expect "$bound where every type is given" exits 2 "$keel" quantize "$model" "$work/x.gguf" --types Q8_0 $bound --tune "$work/other.jsonl"
+    expect "has nothing to choose" holds 'a bound has nothing to choose' err
+done
 expect "a bound without a text" exits 2 "$keel" quantize "$model" "$work/x.gguf" --bits 4
 expect "a text without a bound" exits 2 "$keel" quantize "$model" "$work/x.gguf" --tune "$work/other.jsonl"
 expect "a bound below nothing" exits 2 "$keel" quantize "$model" "$work/x.gguf" --bits -3 --tune "$work/other.jsonl"
