@@ -364,6 +364,24 @@ expect "calibrated on a text" exits 0 calibrated
 expect "outputs are nearer than with nearest codes" bash -c "sed -n 's/.*\"output_error\(_nearest\)*\": \([-0-9.e]*\).*/\2/p' '$work/out' | awk 'NR % 2 { nearest = \$1; next } { n += \$1 < nearest } END { exit n != 3 }'"
 expect "the file says which text" bash -c "'$keel' inspect '$work/c.gguf' --metadata | grep -q 'keel.quantize.calibration_text'"
 expect "nothing else is left" [ ! -e "$work/c.gguf.calibrated" ]
+# The work file takes the place of no file that is read, nor of one that is something else.
+for file in model text other; do
+    cp "$model" "$work/own.$file.calibrated"
+done
+cp "$work/two.jsonl" "$work/own.text.calibrated"
+printf 'notes' >"$work/own.other.calibrated"
+for way in "" "--distill 1"; do
+    one=(--types "blk.7.attn_v=Q4_0" --calibration-tokens 64 $way)
+    expect "work over the source $way" exits 2 "$keel" quantize "$work/own.model.calibrated" "$work/own.model" --calibrate "$work/two.jsonl" "${one[@]}"
+    expect "over the text $way" exits 2 "$keel" quantize "$model" "$work/own.text" --calibrate "$work/own.text.calibrated" "${one[@]}"
+    expect "over another file $way" exits 2 "$keel" quantize "$model" "$work/own.other" --calibrate "$work/two.jsonl" "${one[@]}"
+    expect "says so $way" holds 'it is another file' err
+done
+expect "a correction over the work" exits 2 calibrated --correction 4 --correction-output "$work/c.gguf.calibrated"
+expect "the source stays" cmp -s "$model" "$work/own.model.calibrated"
+expect "the text stays" cmp -s "$work/two.jsonl" "$work/own.text.calibrated"
+expect "the other file stays" [ "$(cat "$work/own.other.calibrated")" = notes ]
+rm -f "$work"/own.*
 expect "channels scaled, and a correction" exits 0 calibrated --scaling --correction 4 --correction-output "$work/c.lora"
 expect "that brings errors down" bash -c "sed -n 's/.*\"output_error\(_corrected\)*\": \([-0-9.e]*\).*/\2/p' '$work/out' | awk 'NR % 2 { codes = \$1; next } { n += \$1 < codes } END { exit n != 3 }'"
 expect "by its bytes" [ "$(sed -n 's/^    "file_bytes": \([0-9]*\).*/\1/p' "$work/out")" = "$(stat -c %s "$work/c.lora")" ]

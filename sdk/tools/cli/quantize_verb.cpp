@@ -195,11 +195,15 @@ double solve(const Options& o, const Console& console, const std::vector<bool>& 
 #endif
 }
 
+std::string work_file_of(const Options& o) {
+    return o.out + ".calibrated";
+}
+
 // Codes of the request's matrices calibrated on the text of the options.
 class Calibration {
   public:
     Calibration(const Options& o, const Console& console, const QuantizeRequest& request)
-        : work_(o.out + ".calibrated"), bar_(console, "calibrating") {
+        : work_(work_file_of(o)), bar_(console, "calibrating") {
 #ifdef KEEL_HAVE_CALIBRATION
         EngineOptions engine;
         engine.model = o.in;
@@ -295,7 +299,8 @@ void check_options(const Options& o) {
     if (o.codes == kNearestCodes && !o.scaling && !o.corrects())
         throw ToolError(kExitUsage, "--codes nearest leaves a text nothing to decide but --scaling or --correction");
     std::error_code ignored;
-    if (o.corrects() && (o.correction_file == o.out || std::filesystem::equivalent(o.correction_file, o.in, ignored)))
+    if (o.corrects() && (o.correction_file == o.out || o.correction_file == work_file_of(o) ||
+                         std::filesystem::equivalent(o.correction_file, o.in, ignored)))
         throw ToolError(kExitUsage, o.correction_file + " is another file of this command");
 }
 
