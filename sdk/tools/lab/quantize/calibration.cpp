@@ -141,6 +141,7 @@ struct Calibrator::State {
         std::string text = strf("%016llx %016llx %.17g %d %u", static_cast<unsigned long long>(file.info.fingerprint),
                                 static_cast<unsigned long long>(text_hash), calibration.gptq.damping,
                                 calibration.gptq.activation_order, calibration.gptq.sweeps);
+        text += strf(" keel %u", keel_version());
         if (calibration.nearest_codes) text += " nearest";
         if (calibration.scaling) text += " scaled";
         if (calibration.correction_rank) text += strf(" correction %u", calibration.correction_rank);

@@ -289,6 +289,7 @@ class Distillation {
             "%016llx %016llx %.17g %d %u %u %u %u %.17g", static_cast<unsigned long long>(file_.info.fingerprint),
             static_cast<unsigned long long>(text_hash_), calibration_.gptq.damping, calibration_.gptq.activation_order,
             calibration_.gptq.sweeps, options_.steps, options_.last_steps, options_.texts, options_.rate);
+        text += strf(" keel %u", keel_version());
         for (const uint32_t type : request_.types) text += ' ' + std::to_string(type);
         return hash64(text.data(), text.size());
     }
