@@ -611,6 +611,20 @@ expect "geometry ready" exits 0 "$keel" geometry ready "$model" "$work/two.jsonl
 expect "the answers are identical" grep -q '"ready": true' "$work/ready.json"
 expect "asked again" exits 0 "$keel" geometry ready "$model" "$work/two.jsonl" --tokens 24 --records "$work/four.records" --output "$work/ready.json"
 expect "it is not made anew" holds 'already: consistency 1.0000'
+printf '{"text": "Rain"}\n' >"$work/rain.jsonl"
+ready_as() {  # ready_as OPTIONS...: the report of a run, and whether another one takes it for its own
+    "$keel" geometry ready "$adapted" "$work/rain.jsonl" --tokens 2 --output "$work/ready_as.json" "$@" >"$work/out" 2>"$work/err"
+}
+for options in "--kv-k tcq-4 --kv-v tcq-4" "--kv-sinks 3" "--kv-recent 16" "--activation f32" "--cpu scalar" "--context 96" "--lora $adapter" "--lora $adapter:0.5" "--pre gpt-2"; do
+    rm -f "$work/ready_as.json"
+    expect "ready" ready_as
+    # shellcheck disable=SC2086
+    expect "ready with $options" ready_as $options
+    expect "is another run" bash -c "! grep -q already '$work/out'"
+    # shellcheck disable=SC2086
+    expect "ready with $options again" ready_as $options
+    expect "is the same" holds already
+done
 expect "foreign records" exits 3 "$keel" geometry ready "$work/tiny.gguf" "$work/two.jsonl" --records "$work/four.records" --output "$work/no.json"
 expect "projected" [ "$(($(wc -c <"$work/answers.trace") % 44))" -eq 40 ]
 expect "bench" exits 0 "$keel" bench "$work/tiny.gguf" --prefill 16 --decode 4 --steps 5 --position 8 --repeats 2 --stream-mib 8 --json
