@@ -516,6 +516,14 @@ expect "not without room for them" exits 1 "$keel" calibrate kv "$model" "$2/boo
 expect "another budget" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --bits 3 --output "$work/q.kvp" "${small[@]}"
 expect "costs nothing but its own measurement" holds '"measurements": 1,'
 expect "costs of another window are refused" exits 2 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --bits 3 --output "$work/q.kvp" "${small[@]}" --slice-tokens 17
+sample=$2/books-val-sample.jsonl
+costs_as() { "$keel" calibrate kv "$adapted" "$sample" --bits 5 --documents 1 --tokens 32 --slice-documents 1 --slice-tokens 8 --formats e8-4 --gains off --output "$work/as.kvp" --costs "$work/as.json" "$@"; }
+expect "costs" exits 0 costs_as
+for options in "--lora $adapter" "--lora $adapter:0.5" "--pre gpt-2" "--cpu scalar" "--activation q8"; do
+    # shellcheck disable=SC2086
+    expect "are others with $options" exits 2 costs_as $options
+done
+expect "the same else" exits 0 costs_as
 expect "calibrate kv shows it" exits 0 "$keel" calibrate kv --show "$work/p.kvp" --json
 expect "both formats are used" bash -c "grep -q tcq-2 '$work/out' && grep -q tcq-4 '$work/out'"
 bits=$(sed -n 's/.*"bits_per_element": \([0-9.]*\).*/\1/p' "$work/out")

@@ -21,6 +21,7 @@
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/common/byte_allocation.h"
 #include "sdk/tools/files/sha256.h"
+#include "sdk/tools/lab/kv/engine_setup.h"
 #include "sdk/tools/lab/kv/kv_calibration.h"
 #include "sdk/tools/lab/kv/kv_cost_table.h"
 #include "sdk/tools/lab/kv/kv_meter.h"
@@ -277,15 +278,15 @@ void calibrate_kv(Options o, const Console& console) {
     ProgressBar bar(console, "calibrating");
     KvMeter meter(o.engine, o.text.file, o.slice_documents, o.slice_tokens);
     std::optional<KvCostTable> table;
-    if (!o.costs.empty())
-        table.emplace(o.costs, Json{{"keel", keel_version()},
+    if (!o.costs.empty()) {
+        ConfigParts parts;
+        const keel_config config = make_config(o.engine, parts);
+        table.emplace(o.costs, Json{{"engine", engine_setup(o.engine, config, plan_memory(file, config))},
                                     {"fingerprint", strf("%016llx", static_cast<unsigned long long>(info.fingerprint))},
                                     {"text_sha256", sha256_of_file(o.text.file)},
                                     {"slice_documents", o.slice_documents},
-                                    {"slice_tokens", o.slice_tokens},
-                                    {"sinks", sinks},
-                                    {"recent", o.engine.recent},
-                                    {"activation", activation_name(o.engine.activation)}});
+                                    {"slice_tokens", o.slice_tokens}});
+    }
     KvCostTable* const kept = table ? &*table : nullptr;
     Json trials = Json::array();
     const auto better = [&](const char* what, const KvProfile& with, const KvProfile& without) {
