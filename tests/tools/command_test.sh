@@ -513,6 +513,9 @@ expect "calibrate kv as README has it" exits 0 "$keel" calibrate kv "$model" "$2
 expect "everything is measured" holds '"measurements": 11,'
 expect "a budget holds the rows of recent positions" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --budget 3.3x --chunk 64 --kv-recent 16 --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 16 --formats tcq-4,tcq-5 --gains off --measurements 8 --output "$work/q.kvp"
 expect "not without room for them" exits 1 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --budget 3.5x --chunk 64 --kv-recent 16 --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 16 --formats tcq-4,tcq-5 --gains off --measurements 8 --output "$work/q.kvp"
+expect "a budget of a format with f16 rows beside it" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --budget 1.6x --context 256 --chunk 64 --kv-recent 16 --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 16 --formats tcq-4,tcq-5,q8_0 --gains off --measurements 12 --output "$work/q.kvp" --json
+ratio=$(sed -n 's/^  "ratio": \([0-9.]*\),*/\1/p' "$work/out")
+expect "is kept, by ${ratio:-no} times" awk "BEGIN { exit !(${ratio:-0} >= 1.6) }"
 expect "another budget" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --bits 3 --output "$work/q.kvp" "${small[@]}"
 expect "costs nothing but its own measurement" holds '"measurements": 1,'
 expect "costs of another window are refused" exits 2 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --bits 3 --output "$work/q.kvp" "${small[@]}" --slice-tokens 17

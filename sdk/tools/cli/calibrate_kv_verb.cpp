@@ -217,6 +217,22 @@ uint64_t page_budget(const Options& o, const KvProfile& profile, uint32_t contex
     return static_cast<uint64_t>((total - beside) / static_cast<double>(own.pages)) / 64 * 64;
 }
 
+// Choices within the budget; none: the smallest formats exceed it. Rows of recent positions are f16 beside a format of
+// 8 bits, q8_0 beside others: where the choices bring those of f16, pages have less room, and it is chosen again.
+AllocationChoices within_bytes(const Options& o, const Costs& costs, KvProfile profile, uint32_t context) {
+    const auto choose = [&] { return allocate(costs.units, page_budget(o, profile, context)); };
+    const auto fit = [&](const AllocationChoices& choices) {
+        set_choices(costs, choices, &profile);
+        return o.bits > 0 || bytes_of(costs.units, choices) <= page_budget(o, profile, context);
+    };
+    AllocationChoices choices = choose();
+    if (choices.empty() || fit(choices)) return choices;
+    choices = choose();
+    if (choices.empty() || !fit(choices))
+        throw ToolError(kExitRuntime, "the rows that a format of 8 bits keeps in f16 exceed the budget: leave it out");
+    return choices;
+}
+
 // Furthest point of the path whose measured KL is within the budget; the KL grows along it.
 AllocationChoices within_kl(const Costs& costs, double budget, const KvProfile& base, KvMeter& meter,
                             KvCostTable* kept) {
@@ -322,8 +338,8 @@ void calibrate_kv(Options o, const Console& console) {
             throw ToolError(kExitRuntime, "the only format exceeds the budget");
     } else {
         costs = measure_costs(profile, formats, o.measurements, meter, kept, bar);
-        const AllocationChoices choices = o.kl > 0 ? within_kl(costs, o.kl, profile, meter, kept)
-                                                   : allocate(costs.units, page_budget(o, profile, context));
+        const AllocationChoices choices =
+            o.kl > 0 ? within_kl(costs, o.kl, profile, meter, kept) : within_bytes(o, costs, profile, context);
         if (choices.empty()) throw ToolError(kExitRuntime, "the smallest formats exceed the budget");
         set_choices(costs, choices, &profile);
         predicted_kl = cost_of(costs.units, choices);
