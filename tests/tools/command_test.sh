@@ -296,6 +296,12 @@ expect "says what it takes" holds '^adapters: 1, '
 expect "no tensors of an adapter" exits 2 "$keel" inspect "$adapter" --tensors
 expect "an adapter of another model" exits 3 "$keel" run "$source/tests/data/architectures/qwen3.gguf" --lora "$adapter" -n 1 -q
 expect "is refused by name" holds 'general.architecture' err
+pre_of() { "$keel" inspect "$1" --metadata | sed -n 's/^tokenizer\.ggml\.pre *"\(.*\)"$/\1/p'; }
+expect "a shape" exits 0 "$keel" synth "$work/pre.gguf" --shape smollm2-135m --layers 1 --hollow
+expect "has its pre-tokenizer" [ "$(pre_of "$work/pre.gguf")" = smollm ]
+expect "or another one" exits 0 "$keel" synth "$work/pre.gguf" --shape tiny --hollow --pre qwen2
+expect "also where it would have none" [ "$(pre_of "$work/pre.gguf")" = qwen2 ]
+rm -f "$work/pre.gguf"
 expect "unknown shape" exits 2 "$keel" synth "$work/x.gguf" --shape enormous
 expect "synth refuses what Keel refuses" exits 2 "$keel" synth "$work/x.gguf" --shape tiny --layers 600
 expect "and says where" holds 'KEEL_E_FILE_LIMIT.*block_count' err
