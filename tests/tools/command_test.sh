@@ -589,6 +589,7 @@ expect "and says what it costs" holds '"times_decode"'
 expect "shuffled is another text" [ "$(learned --shuffled)" != "$read_at_once" ]
 expect "tokens at random" learned --random
 expect "are predicted by nothing" awk "BEGIN { exit !($(sed -n 's/^      "frozen": \([0-9.]*\).*/\1/p' "$work/out") > 120 * 9) }"
+expect "a window of one token" exits 0 timeout 60 "$keel" eval learn "$model" "$work/two.jsonl" --documents 1 --window 1 --json
 expect "one control at a time" exits 2 "$keel" eval learn "$model" "$model_text" --random --shuffled
 expect "capture kv" exits 0 "$keel" capture kv "$model" "$2/books-val-sample.jsonl" --tokens 32 --output "$work/rows.safetensors" --json
 expect "all layers are captured" holds '"tensors": 35'
