@@ -609,6 +609,16 @@ expect "geometry protocol" exits 0 "$keel" geometry protocol --json
 expect "a sphere's slope" holds 'flow 2.0'
 expect "capture a pool" exits 0 "$keel" capture pool "$model" "$work/two.jsonl" --generate 30 --bytes 65536 --output "$work/books.kpool" --json
 expect "of all answers" holds '"prompts": 2'
+# Of this model an empty message has no token.
+printf '{"text": ""}\n' | cat "$work/two.jsonl" - >"$work/empty.jsonl"
+for text in two empty; do
+    expect "answers to $text" exits 0 "$keel" capture trace "$adapted" "$work/$text.jsonl" --generate 6 --sessions 2 --dim 16 --output "$work/$text.trace"
+    expect "a pool of $text" exits 0 "$keel" capture pool "$adapted" "$work/$text.jsonl" --generate 6 --bytes 65536 --output "$work/$text.kpool"
+done
+expect "an empty message has no answer" cmp "$work/two.trace" "$work/empty.trace"
+expect "nor in a pool" cmp "$work/two.kpool" "$work/empty.kpool"
+{ for _ in $(seq 1000); do cat "$work/two.jsonl"; done; printf '{"text": "%s"}\n' "$(printf 'word %.0s' $(seq 200))"; } >"$work/too_long.jsonl"
+expect "a message too long is seen before answers" exits 2 timeout 20 "$keel" capture pool "$model" "$work/too_long.jsonl" --generate 64 --context 96 --output "$work/no.kpool"
 expect "a pool to draft from" [ "$(run --seed 7 --draft 5 --draft-pool "$work/books.kpool")" = "$first" ]
 head -c 4000 "$work/books.kpool" >"$work/cut.kpool"
 expect "a cut pool is refused" exits 3 "$keel" run "$model" --draft 3 --draft-pool "$work/cut.kpool"
