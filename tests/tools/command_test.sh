@@ -333,6 +333,9 @@ expect "eval with strides" exits 0 "$keel" eval ppl "$model" "$work/two.jsonl" -
 expect "eval draws of a model and itself" exits 0 "$keel" eval draws "$model" "$model" "$2/books-val-sample.jsonl" --max-tokens 40 --json
 expect "draws the same" holds '"same_draw": 1.0'
 expect "at so many positions" holds '"positions": 40'
+expect "a vocabulary of the same size" exits 0 "$keel" synth "$work/bpe.gguf" --shape tiny --pre qwen2
+expect "is another one" exits 2 "$keel" eval draws "$work/tiny.gguf" "$work/bpe.gguf" "$work/two.jsonl"
+expect "and that is said" holds 'has another vocabulary' err
 expect "nothing is drawn at temperature 0" exits 2 "$keel" eval draws "$model" "$model" "$work/two.jsonl" --temp 0
 expect "the window is the context" exits 2 "$keel" eval draws "$model" "$model" "$work/two.jsonl" --context 64
 for i in 1 2 3 4 5 6 7 8 9 10; do cat "$2/books-val-sample.jsonl" "$2/books-val-sample.jsonl"; done >"$work/long.jsonl"

@@ -80,7 +80,7 @@ int eval_draws(const Options& o, const Console& console) {
     if (o.engine.context) throw ToolError(kExitUsage, "--window is the context");
     const std::vector<TextDocument> documents = read_documents(o.text, o.documents);
     Reader one(o.engine, o.engine.model, o, console), other(o.engine, o.other, o, console);
-    if (one.model.file.info.vocabulary != other.model.file.info.vocabulary)
+    if (stats_of(one.model).vocabulary_hash != stats_of(other.model).vocabulary_hash)
         throw ToolError(kExitUsage, o.other + " has another vocabulary");
     Agreement sum;
     const uint64_t most = o.max_tokens ? o.max_tokens : uint64_t{1} << 62;
