@@ -514,6 +514,7 @@ expect "against a format that is not there" exits 2 "$keel" eval kv "$model" "$w
 expect "an unknown format is a usage error" exits 2 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-9
 expect "no format is a usage error" exits 2 "$keel" eval kv "$model" "$work/two.jsonl"
 expect "a probe beyond the context is a usage error" exits 2 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-3 --context 128 --probe 100
+expect "nor one that 32 bits do not hold" exits 2 timeout 20 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-3 --context 128 --probe 4294967200
 expect "beyond the training context" exits 0 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-3 --context 2112
 expect "and that is said" holds 'extrapolation'
 expect "calibrate kv" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 48 --formats tcq-2,tcq-4 --bits 3.3 --k-scale ls --gains off --output "$work/p.kvp"

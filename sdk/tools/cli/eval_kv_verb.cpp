@@ -327,7 +327,7 @@ int eval_kv(Options o, const Console& console) {
     const uint32_t context = lab_context(o.engine);
     uint32_t longest_probe = 0;
     for (const uint32_t distance : o.probe) longest_probe = std::max(longest_probe, distance);
-    if (!o.probe.empty() && 1 + 2 * o.passage + longest_probe > context)
+    if (!o.probe.empty() && 1 + 2 * uint64_t{o.passage} + longest_probe > context)
         throw ToolError(kExitUsage, "--probe does not fit the context");
     const uint32_t tokens = tokens_within(o.text, context);
 
