@@ -504,6 +504,12 @@ expect "differences from the reference subtract" awk "BEGIN { d = ${against[1]:-
 expect "eval kv hears of sinks" exits 0 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-2,f16 --kv-sinks 3 --json
 expect "which coded rows get" bash -c "grep -A 4 '\"name\": \"tcq-2\"' '$work/out' | grep -q '\"sinks\": 3'"
 sed 's/^{/{"kind": "ship", /; 2s/ship/harbour/' "$work/two.jsonl" >"$work/kinds.jsonl"
+row_errors() { "$keel" eval kv "$model" "$work/two.jsonl" --formats "$1" --documents "$2" --json | sed -n '/"k_relative_mse"/,/"v_relative_mse"/p'; }
+for format in tcq-2 absmax:4; do
+    one=$(row_errors "$format" 1)
+    expect "row errors of $format" [ -n "$one" ]
+    expect "are of the first document" [ "$(row_errors "$format" 2)" = "$one" ]
+done
 expect "eval kv by kind and prefix" exits 0 "$keel" eval kv "$model" "$work/kinds.jsonl" --formats tcq-2 --prefixes 4 --json
 expect "the parts" [ "$(sed -n 's/^          "\(first_tokens\|kind\)": \(.*\),$/\2/p' "$work/out" | tr '\n' ' ')" = '4 "ship" 4 "harbour" 4 null 2048 "ship" 2048 "harbour" ' ]
 expect "formats are not named by other options" exits 2 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-2 --kv-k tcq-3

@@ -59,6 +59,7 @@ struct Candidate {
     void score(const KvReference& reference, uint32_t source, const std::string& kind, bool with_row_errors,
                uint32_t decode) {
         if (stored) run->set_tap(with_row_errors ? stored.get() : nullptr);
+        if (codec) codec->count_errors(with_row_errors);
         const size_t decode_from = reference.positions() - std::min<size_t>(decode, reference.positions());
         std::vector<float> kept;
         run->forward(reference.input(), [&](size_t position, std::span<const float> logits) {
