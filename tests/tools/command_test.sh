@@ -296,6 +296,12 @@ expect "says what it takes" holds '^adapters: 1, '
 expect "no tensors of an adapter" exits 2 "$keel" inspect "$adapter" --tensors
 expect "an adapter of another model" exits 3 "$keel" run "$source/tests/data/architectures/qwen3.gguf" --lora "$adapter" -n 1 -q
 expect "is refused by name" holds 'general.architecture' err
+pre_of() { "$keel" inspect "$1" --metadata | sed -n 's/^tokenizer\.ggml\.pre *"\(.*\)"$/\1/p'; }
+expect "a shape" exits 0 "$keel" synth "$work/pre.gguf" --shape smollm2-135m --layers 1 --hollow
+expect "has its pre-tokenizer" [ "$(pre_of "$work/pre.gguf")" = smollm ]
+expect "or another one" exits 0 "$keel" synth "$work/pre.gguf" --shape tiny --hollow --pre qwen2
+expect "also where it would have none" [ "$(pre_of "$work/pre.gguf")" = qwen2 ]
+rm -f "$work/pre.gguf"
 expect "unknown shape" exits 2 "$keel" synth "$work/x.gguf" --shape enormous
 expect "synth refuses what Keel refuses" exits 2 "$keel" synth "$work/x.gguf" --shape tiny --layers 600
 expect "and says where" holds 'KEEL_E_FILE_LIMIT.*block_count' err
@@ -327,6 +333,16 @@ expect "eval with strides" exits 0 "$keel" eval ppl "$model" "$work/two.jsonl" -
 expect "eval draws of a model and itself" exits 0 "$keel" eval draws "$model" "$model" "$2/books-val-sample.jsonl" --max-tokens 40 --json
 expect "draws the same" holds '"same_draw": 1.0'
 expect "at so many positions" holds '"positions": 40'
+expect "a vocabulary of the same size" exits 0 "$keel" synth "$work/bpe.gguf" --shape tiny --pre qwen2
+expect "is another one" exits 2 "$keel" eval draws "$work/tiny.gguf" "$work/bpe.gguf" "$work/two.jsonl"
+expect "and that is said" holds 'has another vocabulary' err
+for source in one two; do
+    sed "1s/^{/{\"source\": \"one\", /; 2s/^{/{\"source\": \"$source\", /" "$work/two.jsonl" >"$work/of_$source.jsonl"
+done
+expect "draws on chapters of a book" exits 0 "$keel" eval draws "$model" "$model" "$work/of_one.jsonl" --json
+expect "are of one source" holds 'over 2 blocks of 64 positions of one source'
+expect "draws on two books" exits 0 "$keel" eval draws "$model" "$model" "$work/of_two.jsonl" --json
+expect "are of two" holds 'over 2 sources of documents'
 expect "nothing is drawn at temperature 0" exits 2 "$keel" eval draws "$model" "$model" "$work/two.jsonl" --temp 0
 expect "the window is the context" exits 2 "$keel" eval draws "$model" "$model" "$work/two.jsonl" --context 64
 for i in 1 2 3 4 5 6 7 8 9 10; do cat "$2/books-val-sample.jsonl" "$2/books-val-sample.jsonl"; done >"$work/long.jsonl"
@@ -364,12 +380,32 @@ expect "calibrated on a text" exits 0 calibrated
 expect "outputs are nearer than with nearest codes" bash -c "sed -n 's/.*\"output_error\(_nearest\)*\": \([-0-9.e]*\).*/\2/p' '$work/out' | awk 'NR % 2 { nearest = \$1; next } { n += \$1 < nearest } END { exit n != 3 }'"
 expect "the file says which text" bash -c "'$keel' inspect '$work/c.gguf' --metadata | grep -q 'keel.quantize.calibration_text'"
 expect "nothing else is left" [ ! -e "$work/c.gguf.calibrated" ]
+# The work file takes the place of no file that is read, nor of one that is something else.
+for file in model text other; do
+    cp "$model" "$work/own.$file.calibrated"
+done
+cp "$work/two.jsonl" "$work/own.text.calibrated"
+printf 'notes' >"$work/own.other.calibrated"
+for way in "" "--distill 1"; do
+    one=(--types "blk.7.attn_v=Q4_0" --calibration-tokens 64 $way)
+    expect "work over the source $way" exits 2 "$keel" quantize "$work/own.model.calibrated" "$work/own.model" --calibrate "$work/two.jsonl" "${one[@]}"
+    expect "over the text $way" exits 2 "$keel" quantize "$model" "$work/own.text" --calibrate "$work/own.text.calibrated" "${one[@]}"
+    expect "over another file $way" exits 2 "$keel" quantize "$model" "$work/own.other" --calibrate "$work/two.jsonl" "${one[@]}"
+    expect "says so $way" holds 'it is another file' err
+done
+expect "a correction over the work" exits 2 calibrated --correction 4 --correction-output "$work/c.gguf.calibrated"
+expect "the source stays" cmp -s "$model" "$work/own.model.calibrated"
+expect "the text stays" cmp -s "$work/two.jsonl" "$work/own.text.calibrated"
+expect "the other file stays" [ "$(cat "$work/own.other.calibrated")" = notes ]
+rm -f "$work"/own.*
 expect "channels scaled, and a correction" exits 0 calibrated --scaling --correction 4 --correction-output "$work/c.lora"
 expect "that brings errors down" bash -c "sed -n 's/.*\"output_error\(_corrected\)*\": \([-0-9.e]*\).*/\2/p' '$work/out' | awk 'NR % 2 { codes = \$1; next } { n += \$1 < codes } END { exit n != 3 }'"
 expect "by its bytes" [ "$(sed -n 's/^    "file_bytes": \([0-9]*\).*/\1/p' "$work/out")" = "$(stat -c %s "$work/c.lora")" ]
 expect "says what is not scaled" holds 'note: 7 inputs of ffn_down are not scaled, because ffn_' err
 expect "what adapters do is done" exits 0 "$keel" run "$work/c.gguf" --lora "$work/c.lora" --max-tokens 2
 expect "with the nearest codes, too" exits 0 calibrated --codes nearest --scaling
+expect "but not with plain rounding" exits 2 calibrated --nearest
+expect "and that is said" holds '--nearest' err
 expect "which alone need no text" exits 2 calibrated --codes nearest
 expect "codes of another kind" exits 2 calibrated --codes best
 expect "a correction without a file" exits 2 calibrated --correction 4
@@ -409,6 +445,11 @@ expect "types under a bound" exits 0 "$keel" quantize "$model" "$work/s.gguf" --
 bits=$(sed -n 's/^  "bits": \([0-9.]*\),/\1/p' "$work/out")
 expect "bits ${bits:-none} are within it" awk "BEGIN { exit !(${bits:-99} > 14.7 && ${bits:-99} <= 14.82) }"
 expect "a bound that nothing meets" exits 2 "$keel" quantize "$model" "$work/x.gguf" --types "$rules" --bits 2 --tune "$work/other.jsonl"
+for bound in "--bits 4" "--bytes 4M" "--loss 0.1" "--budget 4000000"; do
+    # shellcheck disable=SC2086
+    expect "$bound where every type is given" exits 2 "$keel" quantize "$model" "$work/x.gguf" --types Q8_0 $bound --tune "$work/other.jsonl"
+    expect "has nothing to choose" holds 'a bound has nothing to choose' err
+done
 expect "a bound without a text" exits 2 "$keel" quantize "$model" "$work/x.gguf" --bits 4
 expect "a text without a bound" exits 2 "$keel" quantize "$model" "$work/x.gguf" --tune "$work/other.jsonl"
 expect "a bound below nothing" exits 2 "$keel" quantize "$model" "$work/x.gguf" --bits -3 --tune "$work/other.jsonl"
@@ -472,6 +513,12 @@ expect "differences from the reference subtract" awk "BEGIN { d = ${against[1]:-
 expect "eval kv hears of sinks" exits 0 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-2,f16 --kv-sinks 3 --json
 expect "which coded rows get" bash -c "grep -A 4 '\"name\": \"tcq-2\"' '$work/out' | grep -q '\"sinks\": 3'"
 sed 's/^{/{"kind": "ship", /; 2s/ship/harbour/' "$work/two.jsonl" >"$work/kinds.jsonl"
+row_errors() { "$keel" eval kv "$model" "$work/two.jsonl" --formats "$1" --documents "$2" --json | sed -n '/"k_relative_mse"/,/"v_relative_mse"/p'; }
+for format in tcq-2 absmax:4; do
+    one=$(row_errors "$format" 1)
+    expect "row errors of $format" [ -n "$one" ]
+    expect "are of the first document" [ "$(row_errors "$format" 2)" = "$one" ]
+done
 expect "eval kv by kind and prefix" exits 0 "$keel" eval kv "$model" "$work/kinds.jsonl" --formats tcq-2 --prefixes 4 --json
 expect "the parts" [ "$(sed -n 's/^          "\(first_tokens\|kind\)": \(.*\),$/\2/p' "$work/out" | tr '\n' ' ')" = '4 "ship" 4 "harbour" 4 null 2048 "ship" 2048 "harbour" ' ]
 expect "formats are not named by other options" exits 2 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-2 --kv-k tcq-3
@@ -482,6 +529,7 @@ expect "against a format that is not there" exits 2 "$keel" eval kv "$model" "$w
 expect "an unknown format is a usage error" exits 2 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-9
 expect "no format is a usage error" exits 2 "$keel" eval kv "$model" "$work/two.jsonl"
 expect "a probe beyond the context is a usage error" exits 2 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-3 --context 128 --probe 100
+expect "nor one that 32 bits do not hold" exits 2 timeout 20 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-3 --context 128 --probe 4294967200
 expect "beyond the training context" exits 0 "$keel" eval kv "$model" "$work/two.jsonl" --formats tcq-3 --context 2112
 expect "and that is said" holds 'extrapolation'
 expect "calibrate kv" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 48 --formats tcq-2,tcq-4 --bits 3.3 --k-scale ls --gains off --output "$work/p.kvp"
@@ -490,9 +538,20 @@ expect "calibrate kv as README has it" exits 0 "$keel" calibrate kv "$model" "$2
 expect "everything is measured" holds '"measurements": 11,'
 expect "a budget holds the rows of recent positions" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --budget 3.3x --chunk 64 --kv-recent 16 --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 16 --formats tcq-4,tcq-5 --gains off --measurements 8 --output "$work/q.kvp"
 expect "not without room for them" exits 1 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --budget 3.5x --chunk 64 --kv-recent 16 --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 16 --formats tcq-4,tcq-5 --gains off --measurements 8 --output "$work/q.kvp"
+expect "a budget of a format with f16 rows beside it" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --budget 1.6x --context 256 --chunk 64 --kv-recent 16 --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 16 --formats tcq-4,tcq-5,q8_0 --gains off --measurements 12 --output "$work/q.kvp" --json
+ratio=$(sed -n 's/^  "ratio": \([0-9.]*\),*/\1/p' "$work/out")
+expect "is kept, by ${ratio:-no} times" awk "BEGIN { exit !(${ratio:-0} >= 1.6) }"
 expect "another budget" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --bits 3 --output "$work/q.kvp" "${small[@]}"
 expect "costs nothing but its own measurement" holds '"measurements": 1,'
 expect "costs of another window are refused" exits 2 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --bits 3 --output "$work/q.kvp" "${small[@]}" --slice-tokens 17
+sample=$2/books-val-sample.jsonl
+costs_as() { "$keel" calibrate kv "$adapted" "$sample" --bits 5 --documents 1 --tokens 32 --slice-documents 1 --slice-tokens 8 --formats e8-4 --gains off --output "$work/as.kvp" --costs "$work/as.json" "$@"; }
+expect "costs" exits 0 costs_as
+for options in "--lora $adapter" "--lora $adapter:0.5" "--pre gpt-2" "--cpu scalar" "--activation q8"; do
+    # shellcheck disable=SC2086
+    expect "are others with $options" exits 2 costs_as $options
+done
+expect "the same else" exits 0 costs_as
 expect "calibrate kv shows it" exits 0 "$keel" calibrate kv --show "$work/p.kvp" --json
 expect "both formats are used" bash -c "grep -q tcq-2 '$work/out' && grep -q tcq-4 '$work/out'"
 bits=$(sed -n 's/.*"bits_per_element": \([0-9.]*\).*/\1/p' "$work/out")
@@ -549,6 +608,9 @@ expect "and says what it costs" holds '"times_decode"'
 expect "shuffled is another text" [ "$(learned --shuffled)" != "$read_at_once" ]
 expect "tokens at random" learned --random
 expect "are predicted by nothing" awk "BEGIN { exit !($(sed -n 's/^      "frozen": \([0-9.]*\).*/\1/p' "$work/out") > 120 * 9) }"
+expect "a window of one token" exits 0 timeout 60 "$keel" eval learn "$model" "$work/two.jsonl" --documents 1 --window 1 --json
+expect "learning from chapters of a book" exits 0 "$keel" eval learn "$model" "$work/of_one.jsonl" --json
+expect "is of one source" holds '"sources": 1'
 expect "one control at a time" exits 2 "$keel" eval learn "$model" "$model_text" --random --shuffled
 expect "capture kv" exits 0 "$keel" capture kv "$model" "$2/books-val-sample.jsonl" --tokens 32 --output "$work/rows.safetensors" --json
 expect "all layers are captured" holds '"tensors": 35'
@@ -568,6 +630,16 @@ expect "geometry protocol" exits 0 "$keel" geometry protocol --json
 expect "a sphere's slope" holds 'flow 2.0'
 expect "capture a pool" exits 0 "$keel" capture pool "$model" "$work/two.jsonl" --generate 30 --bytes 65536 --output "$work/books.kpool" --json
 expect "of all answers" holds '"prompts": 2'
+# Of this model an empty message has no token.
+printf '{"text": ""}\n' | cat "$work/two.jsonl" - >"$work/empty.jsonl"
+for text in two empty; do
+    expect "answers to $text" exits 0 "$keel" capture trace "$adapted" "$work/$text.jsonl" --generate 6 --sessions 2 --dim 16 --output "$work/$text.trace"
+    expect "a pool of $text" exits 0 "$keel" capture pool "$adapted" "$work/$text.jsonl" --generate 6 --bytes 65536 --output "$work/$text.kpool"
+done
+expect "an empty message has no answer" cmp "$work/two.trace" "$work/empty.trace"
+expect "nor in a pool" cmp "$work/two.kpool" "$work/empty.kpool"
+{ for _ in $(seq 1000); do cat "$work/two.jsonl"; done; printf '{"text": "%s"}\n' "$(printf 'word %.0s' $(seq 200))"; } >"$work/too_long.jsonl"
+expect "a message too long is seen before answers" exits 2 timeout 20 "$keel" capture pool "$model" "$work/too_long.jsonl" --generate 64 --context 96 --output "$work/no.kpool"
 expect "a pool to draft from" [ "$(run --seed 7 --draft 5 --draft-pool "$work/books.kpool")" = "$first" ]
 head -c 4000 "$work/books.kpool" >"$work/cut.kpool"
 expect "a cut pool is refused" exits 3 "$keel" run "$model" --draft 3 --draft-pool "$work/cut.kpool"
@@ -588,6 +660,20 @@ expect "geometry ready" exits 0 "$keel" geometry ready "$model" "$work/two.jsonl
 expect "the answers are identical" grep -q '"ready": true' "$work/ready.json"
 expect "asked again" exits 0 "$keel" geometry ready "$model" "$work/two.jsonl" --tokens 24 --records "$work/four.records" --output "$work/ready.json"
 expect "it is not made anew" holds 'already: consistency 1.0000'
+printf '{"text": "Rain"}\n' >"$work/rain.jsonl"
+ready_as() {  # ready_as OPTIONS...: the report of a run, and whether another one takes it for its own
+    "$keel" geometry ready "$adapted" "$work/rain.jsonl" --tokens 2 --output "$work/ready_as.json" "$@" >"$work/out" 2>"$work/err"
+}
+for options in "--kv-k tcq-4 --kv-v tcq-4" "--kv-sinks 3" "--kv-recent 16" "--activation f32" "--cpu scalar" "--context 96" "--lora $adapter" "--lora $adapter:0.5" "--pre gpt-2"; do
+    rm -f "$work/ready_as.json"
+    expect "ready" ready_as
+    # shellcheck disable=SC2086
+    expect "ready with $options" ready_as $options
+    expect "is another run" bash -c "! grep -q already '$work/out'"
+    # shellcheck disable=SC2086
+    expect "ready with $options again" ready_as $options
+    expect "is the same" holds already
+done
 expect "foreign records" exits 3 "$keel" geometry ready "$work/tiny.gguf" "$work/two.jsonl" --records "$work/four.records" --output "$work/no.json"
 expect "projected" [ "$(($(wc -c <"$work/answers.trace") % 44))" -eq 40 ]
 expect "bench" exits 0 "$keel" bench "$work/tiny.gguf" --prefill 16 --decode 4 --steps 5 --position 8 --repeats 2 --stream-mib 8 --json

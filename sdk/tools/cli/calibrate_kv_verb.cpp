@@ -21,6 +21,7 @@
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/common/byte_allocation.h"
 #include "sdk/tools/files/sha256.h"
+#include "sdk/tools/lab/kv/engine_setup.h"
 #include "sdk/tools/lab/kv/kv_calibration.h"
 #include "sdk/tools/lab/kv/kv_cost_table.h"
 #include "sdk/tools/lab/kv/kv_meter.h"
@@ -216,6 +217,22 @@ uint64_t page_budget(const Options& o, const KvProfile& profile, uint32_t contex
     return static_cast<uint64_t>((total - beside) / static_cast<double>(own.pages)) / 64 * 64;
 }
 
+// Choices within the budget; none: the smallest formats exceed it. Rows of recent positions are f16 beside a format of
+// 8 bits, q8_0 beside others: where the choices bring those of f16, pages have less room, and it is chosen again.
+AllocationChoices within_bytes(const Options& o, const Costs& costs, KvProfile profile, uint32_t context) {
+    const auto choose = [&] { return allocate(costs.units, page_budget(o, profile, context)); };
+    const auto fit = [&](const AllocationChoices& choices) {
+        set_choices(costs, choices, &profile);
+        return o.bits > 0 || bytes_of(costs.units, choices) <= page_budget(o, profile, context);
+    };
+    AllocationChoices choices = choose();
+    if (choices.empty() || fit(choices)) return choices;
+    choices = choose();
+    if (choices.empty() || !fit(choices))
+        throw ToolError(kExitRuntime, "the rows that a format of 8 bits keeps in f16 exceed the budget: leave it out");
+    return choices;
+}
+
 // Furthest point of the path whose measured KL is within the budget; the KL grows along it.
 AllocationChoices within_kl(const Costs& costs, double budget, const KvProfile& base, KvMeter& meter,
                             KvCostTable* kept) {
@@ -294,15 +311,15 @@ Calibrated calibrate(const Options& o, const Console& console) {
     ProgressBar bar(console, "calibrating");
     KvMeter meter(o.engine, o.text.file, o.slice_documents, o.slice_tokens);
     std::optional<KvCostTable> table;
-    if (!o.costs.empty())
-        table.emplace(o.costs, Json{{"keel", keel_version()},
+    if (!o.costs.empty()) {
+        ConfigParts parts;
+        const keel_config config = make_config(o.engine, parts);
+        table.emplace(o.costs, Json{{"engine", engine_setup(o.engine, config, plan_memory(file, config))},
                                     {"fingerprint", hex64(info.fingerprint)},
                                     {"text_sha256", sha256_of_file(o.text.file)},
                                     {"slice_documents", o.slice_documents},
-                                    {"slice_tokens", o.slice_tokens},
-                                    {"sinks", sinks},
-                                    {"recent", o.engine.recent},
-                                    {"activation", activation_name(o.engine.activation)}});
+                                    {"slice_tokens", o.slice_tokens}});
+    }
     KvCostTable* const kept = table ? &*table : nullptr;
     const auto better = [&](const char* what, const KvProfile& with, const KvProfile& without) {
         const double a = meter.kl(with, kept), b = meter.kl(without, kept);
@@ -335,8 +352,8 @@ Calibrated calibrate(const Options& o, const Console& console) {
             throw ToolError(kExitRuntime, "the only format exceeds the budget");
     } else {
         c.costs = measure_costs(c.profile, formats, o.measurements, meter, kept, bar);
-        const AllocationChoices choices = o.kl > 0 ? within_kl(c.costs, o.kl, c.profile, meter, kept)
-                                                   : allocate(c.costs.units, page_budget(o, c.profile, context));
+        const AllocationChoices choices =
+            o.kl > 0 ? within_kl(c.costs, o.kl, c.profile, meter, kept) : within_bytes(o, c.costs, c.profile, context);
         if (choices.empty()) throw ToolError(kExitRuntime, "the smallest formats exceed the budget");
         set_choices(c.costs, choices, &c.profile);
         c.predicted_kl = cost_of(c.costs.units, choices);

@@ -49,13 +49,17 @@ void capture_pool(const Options& o, const Console& console) {
     });
     keel_sampling sampling = make<keel_sampling>();
     sampling.temperature = o.temperature;
-    uint64_t tokens = 0, prompts = 0;
+    std::vector<std::vector<int32_t>> prompts;  // all of them are good before the first is answered
     for (const TextDocument& document : read_documents(o.text.file, o.text.documents)) {
-        const std::vector<int32_t> prompt = chat_prompt(model.engine, document.text);
-        if (prompt.size() + o.generate > engine.context)
-            throw ToolError(kExitUsage,
-                            strf("a prompt of %zu tokens leaves no room for an answer; --context?", prompt.size()));
-        sampling.seed = ++prompts;
+        prompts.push_back(chat_prompt(model.engine, document.text));
+        if (prompts.back().size() + o.generate > engine.context)
+            throw ToolError(kExitUsage, strf("a prompt of %zu tokens leaves no room for an answer; --context?",
+                                             prompts.back().size()));
+        if (prompts.back().empty()) prompts.pop_back();
+    }
+    uint64_t tokens = 0;
+    for (const std::vector<int32_t>& prompt : prompts) {
+        ++sampling.seed;
         tokens += answer(model, prompt, o.generate, sampling);
     }
     uint64_t bytes = 0;
@@ -64,11 +68,11 @@ void capture_pool(const Options& o, const Console& console) {
     check(keel_engine_save_draft_pool(model.engine.handle(), file.data(), bytes, &bytes), "cannot save the pool");
     write_file(o.output, file);
     if (console.json)
-        print_json({{"output", o.output}, {"bytes", bytes}, {"prompts", prompts}, {"tokens", tokens}});
+        print_json({{"output", o.output}, {"bytes", bytes}, {"prompts", prompts.size()}, {"tokens", tokens}});
     else
         printf("%s: %llu bytes of %llu tokens answered to %llu prompts\n", o.output.c_str(),
                static_cast<unsigned long long>(bytes), static_cast<unsigned long long>(tokens),
-               static_cast<unsigned long long>(prompts));
+               static_cast<unsigned long long>(prompts.size()));
 }
 
 }  // namespace

@@ -145,8 +145,10 @@ void capture_trace(const Options& o, const Console& console) {
     Capture capture(o, model, file);
     if (o.generate) {
         std::vector<std::vector<int32_t>> prompts;
-        for (const TextDocument& document : read_documents(o.text.file, o.text.documents))
+        for (const TextDocument& document : read_documents(o.text.file, o.text.documents)) {
             prompts.push_back(chat_prompt(model.engine, document.text));
+            if (prompts.back().empty()) prompts.pop_back();
+        }
         capture.answer(prompts);
     } else {
         for (const auto& ids :

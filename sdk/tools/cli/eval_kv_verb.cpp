@@ -59,6 +59,7 @@ struct Candidate {
     void score(const KvReference& reference, uint32_t source, const std::string& kind, bool with_row_errors,
                uint32_t decode) {
         if (stored) run->set_tap(with_row_errors ? stored.get() : nullptr);
+        if (codec) codec->count_errors(with_row_errors);
         const size_t decode_from = reference.positions() - std::min<size_t>(decode, reference.positions());
         std::vector<float> kept;
         run->forward(reference.input(), [&](size_t position, std::span<const float> logits) {
@@ -332,7 +333,7 @@ Asked checked(const Options& o) {
     asked.context = lab_context(o.engine);
     uint32_t longest_probe = 0;
     for (const uint32_t distance : o.probe) longest_probe = std::max(longest_probe, distance);
-    if (!o.probe.empty() && 1 + 2 * o.passage + longest_probe > asked.context)
+    if (!o.probe.empty() && 1 + 2 * uint64_t{o.passage} + longest_probe > asked.context)
         throw ToolError(kExitUsage, "--probe does not fit the context");
     asked.tokens = tokens_within(o.text, asked.context);
     return asked;
@@ -410,7 +411,8 @@ Measured measure(const Options& o, const Asked& asked, KvRun& reference, const C
         if (!o.probe.empty() && !interrupted()) {
             for (const auto& candidate : candidates)
                 if (candidate->stored) candidate->run->set_tap(nullptr);
-            for (auto& scores : run_probe(reference, runs, make_probe_texts(documents, o.passage, o.probe), o.probe))
+            for (auto& scores :
+                 run_probe(reference, runs, make_probe_texts(documents, sources, o.passage, o.probe), o.probe))
                 m.probes.push_back(std::move(scores));
         }
         for (const auto& candidate : candidates) m.qualities.push_back(std::move(candidate->quality));

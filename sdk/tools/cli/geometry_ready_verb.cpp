@@ -12,6 +12,7 @@
 #include "sdk/tools/common/text_documents.h"
 #include "sdk/tools/lab/geodesic/readiness.h"
 #include "sdk/tools/lab/geodesic/token_table.h"
+#include "sdk/tools/lab/kv/engine_setup.h"
 #include "sdk/tools/lab/kv/kv_text.h"
 
 namespace keel::tools {
@@ -174,6 +175,7 @@ void ready(const Options& o, const Console& console) {
     uint64_t hash = kHashSeed;
     for (const TextDocument& prompt : prompts) hash = hash_of(prompt.text + '\0', hash);
     hash = hash_of(strf("%u %a %d %u ", o.tokens, static_cast<double>(o.temperature), o.perfect, kDrafts), hash);
+    hash = hash_of(engine_setup(engine, model.config, model.plan).dump(), hash);
     test.test_hash = hash_finish(hash_update(hash, reinterpret_cast<const char*>(file.data()), file.size()));
 
     std::error_code ignored;

@@ -195,11 +195,15 @@ double solve(const Options& o, const Console& console, const std::vector<bool>& 
 #endif
 }
 
+std::string work_file_of(const Options& o) {
+    return o.out + ".calibrated";
+}
+
 // Codes of the request's matrices calibrated on the text of the options.
 class Calibration {
   public:
     Calibration(const Options& o, const Console& console, const QuantizeRequest& request)
-        : work_(o.out + ".calibrated"), bar_(console, "calibrating") {
+        : work_(work_file_of(o)), bar_(console, "calibrating") {
 #ifdef KEEL_HAVE_CALIBRATION
         EngineOptions engine;
         engine.model = o.in;
@@ -295,7 +299,8 @@ void check_options(const Options& o) {
     if (o.codes == kNearestCodes && !o.scaling && !o.corrects())
         throw ToolError(kExitUsage, "--codes nearest leaves a text nothing to decide but --scaling or --correction");
     std::error_code ignored;
-    if (o.corrects() && (o.correction_file == o.out || std::filesystem::equivalent(o.correction_file, o.in, ignored)))
+    if (o.corrects() && (o.correction_file == o.out || o.correction_file == work_file_of(o) ||
+                         std::filesystem::equivalent(o.correction_file, o.in, ignored)))
         throw ToolError(kExitUsage, o.correction_file + " is another file of this command");
 }
 
@@ -436,11 +441,13 @@ void add_quantize_verb(Verb app, Console& console) {
                     "a mixture (" + mixes +
                         ") or a weight type for every matrix; before or behind it rules PATTERN=TYPE, of which the "
                         "first that matches a tensor's name decides; TYPE keep: as it is (default: Q4_K_M)");
-    verb.add_flag("--nearest", o->nearest, "plain rounding, without a search for the best scales");
+    const VerbOption nearest =
+        verb.add_flag("--nearest", o->nearest, "plain rounding, without a search for the best scales");
     const VerbOption text =
         verb.add_option("--calibrate", o->text,
                         "a text, or .jsonl with a field \"text\" per line: codes are chosen so that the outputs on it "
-                        "stay what they are (GPTQ). Work done is kept in OUT.calibrated until OUT is there");
+                        "stay what they are (GPTQ). Work done is kept in OUT.calibrated until OUT is there")
+            .excludes(nearest);
     const auto calibration = [&](const char* name, auto& value, const char* what) {
         return verb.add_option(name, value, what).capture_default_str().needs(text).group("Calibration");
     };

@@ -29,7 +29,10 @@ SynthSpec spec_of(const Options& o) {
     replace(spec.context, o.context);
     if (!o.mix.empty()) spec.mix = o.mix;
     if (!o.architecture.empty()) spec.architecture = o.architecture;
-    spec.pre_tokenizer = o.pre_tokenizer;
+    if (!o.pre_tokenizer.empty()) {
+        spec.pre_tokenizer = o.pre_tokenizer;
+        spec.tokenizer = SynthTokenizer::kBpe;
+    }
     spec.seed = o.seed;
     for (const std::string& text : o.overrides) {
         const size_t equals = text.find('=');
@@ -81,7 +84,7 @@ void add_synth_verb(Verb app, Console& console) {
         .take_all()
         .allow_extra_args(false);
     verb.add_option("--arch", o->architecture, "llama, qwen2, qwen3, gemma2, gemma3, phi3, glm4 or keel-wired");
-    verb.add_option("--pre", o->pre_tokenizer, "tokenizer.ggml.pre of a BPE tokenizer");
+    verb.add_option("--pre", o->pre_tokenizer, "tokenizer.ggml.pre of a BPE tokenizer, which the model then has");
     const auto dimension = [&](const char* name, uint32_t& value, const char* what) {
         verb.add_option(name, value, what).group("Shape");
     };

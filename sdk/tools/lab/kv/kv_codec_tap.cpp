@@ -231,7 +231,7 @@ void KvCodecTap::end() {
         left_rows_ += side->left_rows();
     }
     tokens_ += document_tokens_;
-    errors_.add_document(document_tokens_);
+    if (counts_errors_) errors_.add_document(document_tokens_);
 }
 
 }  // namespace keel::tools

@@ -29,6 +29,8 @@ class KvCodecTap final : public KvTap {
     void end() override;
 
     const KvRowErrors& errors() const { return errors_; }
+    // Whether the next documents count in errors().
+    void count_errors(bool on) { counts_errors_ = on; }
     // What encode() returned for all documents so far, over their positions.
     double bytes_per_token() const { return tokens_ ? static_cast<double>(bytes_) / static_cast<double>(tokens_) : 0; }
     uint64_t side_bytes() const;
@@ -44,6 +46,7 @@ class KvCodecTap final : public KvTap {
     std::unique_ptr<Side> sides_[2];  // K, V
     uint64_t bytes_ = 0, tokens_ = 0, left_rows_ = 0;
     uint32_t document_tokens_ = 0;
+    bool counts_errors_ = true;
 };
 
 // RoPE of one row, pairs as keel_lab_heads has them: y0 = x0 c - x1 s, y1 = x0 s + x1 c.

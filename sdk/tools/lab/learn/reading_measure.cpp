@@ -107,7 +107,7 @@ ReadingDocument ReadingMeter::read(const std::string& text) {
         target.clear();
     };
     TextRows rows(model_.engine, session_, stop_if_interrupted);
-    for (size_t begin = 0, scored = 1; scored < ids.size(); begin += window_ / 2) {
+    for (size_t begin = 0, scored = 1; scored < ids.size(); begin += std::max(window_ / 2, 1u)) {
         const size_t end = std::min(ids.size() - 1, begin + window_);  // inputs [begin, end)
         check(session_.truncate(0), "cannot empty the session");
         rows.start(std::span(ids).subspan(begin, end - begin));

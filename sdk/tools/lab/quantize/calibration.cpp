@@ -11,6 +11,7 @@
 #include "sdk/core/hash.h"
 #include "sdk/tools/lab/quantize/activation_tap.h"
 #include "sdk/tools/lab/quantize/site_coder.h"
+#include "sdk/tools/lab/quantize/work_file.h"
 
 namespace keel::tools {
 namespace {
@@ -18,8 +19,8 @@ namespace {
 // Block and input.
 using Site = std::pair<uint32_t, uint32_t>;
 
-// Finished matrices, one record after the other: key, matrix, step, sizes, errors, data, hash of all that. A record
-// that is not whole, or of another key, ends the file.
+// Finished matrices, one record after the other: mark, key, matrix, step, sizes, errors, data, hash of all that. A
+// record that is not whole, or of another key, ends the file.
 class WorkFile {
   public:
     WorkFile(const std::string& path, uint64_t key) : path_(path), key_(key) {}
@@ -31,8 +32,8 @@ class WorkFile {
         if (!file) return;
         long whole = 0;
         Head head;
-        while (fread(&head, sizeof head, 1, file) == 1 && head.key == key_ && head.matrix < out->size() &&
-               std::max({head.bytes, head.scales, head.a, head.b}) < kMostBytes) {
+        while (fread(&head, sizeof head, 1, file) == 1 && head.mark == kWorkFileMark && head.key == key_ &&
+               head.matrix < out->size() && std::max({head.bytes, head.scales, head.a, head.b}) < kMostBytes) {
             std::vector<uint8_t> data(head.bytes + head.scales + head.a + head.b);
             uint64_t hash = 0;
             if (fread(data.data(), 1, data.size(), file) != data.size() || fread(&hash, sizeof hash, 1, file) != 1 ||
@@ -48,7 +49,8 @@ class WorkFile {
         if (path_.empty()) return;
         FILE* const file = fopen(path_.c_str(), kept_ ? "r+b" : "wb");
         if (!file) throw ToolError(kExitFile, "cannot write " + path_);
-        const Head head = {key_,
+        const Head head = {kWorkFileMark,
+                           key_,
                            matrix,
                            m.bytes.size(),
                            m.scales.size() * sizeof(float),
@@ -76,7 +78,7 @@ class WorkFile {
   private:
     static constexpr uint64_t kMostBytes = uint64_t{1} << 40;
     struct Head {
-        uint64_t key, matrix, bytes, scales, a, b, rank;  // bytes to b: of each part of the data
+        uint64_t mark, key, matrix, bytes, scales, a, b, rank;  // bytes to b: of each part of the data
         double step, nearest_error, error, scaling, corrected_error;
     };
     static CalibratedMatrix matrix_of(const Head& head, const std::vector<uint8_t>& data) {
@@ -123,6 +125,7 @@ struct Calibrator::State {
           text_hash(hash_of_text()),
           work(work_file, key()),
           out(request.matrices.size()) {
+        refuse_as_work_file(file, calibration.text.file, work_file);
         if (!calibration.scaling) return;
         folds = channel_folds(file, request, &not_scaled);
         if (folds.empty()) throw ToolError(kExitUsage, "nothing is scaled: " + not_scaled[0]);
@@ -137,6 +140,7 @@ struct Calibrator::State {
     uint64_t key() const {
         std::string text = strf("%s %s %.17g %d %u", hex64(file.info.fingerprint).c_str(), hex64(text_hash).c_str(),
                                 calibration.gptq.damping, calibration.gptq.activation_order, calibration.gptq.sweeps);
+        text += strf(" keel %u", keel_version());
         if (calibration.nearest_codes) text += " nearest";
         if (calibration.scaling) text += " scaled";
         if (calibration.correction_rank) text += strf(" correction %u", calibration.correction_rank);

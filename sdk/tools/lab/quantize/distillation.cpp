@@ -11,6 +11,7 @@
 #include "sdk/tools/lab/quantize/row_quantizer.h"
 #include "sdk/tools/lab/quantize/row_team.h"
 #include "sdk/tools/lab/quantize/trainable_model.h"
+#include "sdk/tools/lab/quantize/work_file.h"
 
 namespace keel::tools {
 namespace {
@@ -109,6 +110,7 @@ class Distillation {
     uint64_t text_hash() const { return text_hash_; }
 
     DistilledModel run(const std::string& work_file, const CalibrationProgress& progress) {
+        refuse_as_work_file(file_, calibration_.text.file, work_file);
         const uint64_t parts =
             kWprojGroups * (windows_.size() + uint64_t{options_.steps} * options_.texts) + windows_.size();
         const uint64_t total = model_.layers() * parts + uint64_t{options_.last_steps} * options_.texts;
@@ -280,13 +282,14 @@ class Distillation {
         return sum / static_cast<double>(tokens);
     }
 
-    // ---- the work file: key, layers done, windows read, codes of matrices that are done, values of all other weights
-    // that are trained, hash of all that ----
+    // ---- the work file: mark, key, layers done, windows read, codes of matrices that are done, values of all other
+    // weights that are trained, hash of all that ----
     uint64_t key() const {
         std::string text =
             strf("%s %s %.17g %d %u %u %u %u %.17g", hex64(file_.info.fingerprint).c_str(), hex64(text_hash_).c_str(),
                  calibration_.gptq.damping, calibration_.gptq.activation_order, calibration_.gptq.sweeps,
                  options_.steps, options_.last_steps, options_.texts, options_.rate);
+        text += strf(" keel %u", keel_version());
         for (const uint32_t type : request_.types) text += ' ' + std::to_string(type);
         return hash64(text.data(), text.size());
     }
@@ -323,7 +326,7 @@ class Distillation {
             file.write(data, bytes);
             hash = hash_update(hash, static_cast<const char*>(data), bytes);
         };
-        const uint64_t head[] = {key(), layers};
+        const uint64_t head[] = {kWorkFileMark, key(), layers};
         put(head, sizeof head);
         each_part(put);
         hash = hash_finish(hash);
@@ -339,15 +342,15 @@ class Distillation {
         uint8_t buffer[1 << 16];
         for (size_t n; (n = fread(buffer, 1, sizeof buffer, file)) > 0;) all.insert(all.end(), buffer, buffer + n);
         fclose(file);
-        uint64_t head[2], hash;
+        uint64_t head[3], hash;
         if (all.size() < sizeof head + sizeof hash) return false;
         memcpy(head, all.data(), sizeof head);
         memcpy(&hash, all.data() + all.size() - sizeof hash, sizeof hash);
         const size_t end = all.size() - sizeof hash;
-        if (head[0] != key() || head[1] > model_.layers() ||
+        if (head[0] != kWorkFileMark || head[1] != key() || head[2] > model_.layers() ||
             hash != hash_finish(hash_update(kHashSeed, reinterpret_cast<const char*>(all.data()), end)))
             return false;
-        *layers = static_cast<uint32_t>(head[1]);
+        *layers = static_cast<uint32_t>(head[2]);
         size_t at = sizeof head;
         each_part([&](void* data, size_t bytes) {
             if (bytes > end - at) throw ToolError(kExitFile, path + " is not what was written");

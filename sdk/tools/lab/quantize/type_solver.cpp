@@ -92,6 +92,8 @@ std::vector<size_t> choose_types(const std::vector<std::vector<uint64_t>>& bytes
 SolvedTypes solve_types(const EngineOptions& options, const QuantizeRequest& request, const std::vector<bool>& free,
                         const TypeSolverOptions& solver, const std::string& work_file,
                         const QuantizeProgress& progress) {
+    if (std::find(free.begin(), free.end(), true) == free.end())
+        throw ToolError(kExitUsage, "the rules decide the type of every matrix: a bound has nothing to choose");
     const uint32_t context = lab_context(options);
     const KvSpec exact = exact_kv();
     SolvedTypes out;
