@@ -336,6 +336,13 @@ expect "at so many positions" holds '"positions": 40'
 expect "a vocabulary of the same size" exits 0 "$keel" synth "$work/bpe.gguf" --shape tiny --pre qwen2
 expect "is another one" exits 2 "$keel" eval draws "$work/tiny.gguf" "$work/bpe.gguf" "$work/two.jsonl"
 expect "and that is said" holds 'has another vocabulary' err
+for book in one two; do
+    sed "1s/^{/{\"source\": \"one\", /; 2s/^{/{\"source\": \"$book\", /" "$work/two.jsonl" >"$work/of_$book.jsonl"
+done
+expect "draws on chapters of a book" exits 0 "$keel" eval draws "$model" "$model" "$work/of_one.jsonl" --json
+expect "are of one source" holds 'over 2 blocks of 64 positions of one source'
+expect "draws on two books" exits 0 "$keel" eval draws "$model" "$model" "$work/of_two.jsonl" --json
+expect "are of two" holds 'over 2 sources of documents'
 expect "nothing is drawn at temperature 0" exits 2 "$keel" eval draws "$model" "$model" "$work/two.jsonl" --temp 0
 expect "the window is the context" exits 2 "$keel" eval draws "$model" "$model" "$work/two.jsonl" --context 64
 for i in 1 2 3 4 5 6 7 8 9 10; do cat "$2/books-val-sample.jsonl" "$2/books-val-sample.jsonl"; done >"$work/long.jsonl"
@@ -600,6 +607,8 @@ expect "shuffled is another text" [ "$(learned --shuffled)" != "$read_at_once" ]
 expect "tokens at random" learned --random
 expect "are predicted by nothing" awk "BEGIN { exit !($(sed -n 's/^      "frozen": \([0-9.]*\).*/\1/p' "$work/out") > 120 * 9) }"
 expect "a window of one token" exits 0 timeout 60 "$keel" eval learn "$model" "$work/two.jsonl" --documents 1 --window 1 --json
+expect "learning from chapters of a book" exits 0 "$keel" eval learn "$model" "$work/of_one.jsonl" --json
+expect "is of one source" holds '"sources": 1'
 expect "one control at a time" exits 2 "$keel" eval learn "$model" "$model_text" --random --shuffled
 expect "capture kv" exits 0 "$keel" capture kv "$model" "$2/books-val-sample.jsonl" --tokens 32 --output "$work/rows.safetensors" --json
 expect "all layers are captured" holds '"tensors": 35'

@@ -618,7 +618,7 @@ TEST(KvCodecTap, ErrorsOfCodecsComeOut) {
 
 TEST(KvProbe, TextsRepeatTheirPassageAtTheDistance) {
     std::vector<std::vector<int32_t>> documents = {{1, 10, 11, 12, 13}, {1, 20, 21, 22, 23, 24, 25}, {1, 30}};
-    const std::vector<KvProbeText> texts = make_probe_texts(documents, 3, {0, 5});
+    const std::vector<KvProbeText> texts = make_probe_texts(documents, {4, 5, 6}, 3, {0, 5});
     ASSERT_EQ(texts.size(), 4u);  // the third is too short for a passage
     EXPECT_EQ(texts[0].ids, (std::vector<int32_t>{1, 10, 11, 12, 10, 11, 12}));
     EXPECT_EQ(texts[0].repeat_begin, 4u);
@@ -626,12 +626,23 @@ TEST(KvProbe, TextsRepeatTheirPassageAtTheDistance) {
     EXPECT_EQ(texts[1].repeat_begin, 9u);
     KvRun reference(books(), parse_kv_spec("f16", {}), 128), coded(books(), parse_kv_spec("tcq-2", {}), 128);
     std::vector<std::vector<int32_t>> real = {some_tokens(reference, 80)};
-    const auto scores = run_probe(reference, {&reference, &coded}, make_probe_texts(real, 24, {16}), {16});
+    const auto scores =
+        run_probe(reference, {&reference, &coded}, make_probe_texts(real, {kOwnSource}, 24, {16}), {16});
     ASSERT_EQ(scores.size(), 2u);
     EXPECT_EQ(scores[0][0].delta.mean, 0);
     EXPECT_LT(scores[0][0].reference_nll, scores[0][0].first_nll);  // a text seen before is easier
     EXPECT_NE(scores[1][0].delta.mean, 0);
     EXPECT_EQ(scores[1][0].reference_nll, scores[0][0].reference_nll);
+
+    // Intervals are over sources: two texts of one say nothing of others.
+    real.push_back(real[0]);
+    std::reverse(real[1].begin() + 1, real[1].end());
+    const auto interval = [&](uint32_t second_source) {
+        return run_probe(reference, {&coded}, make_probe_texts(real, {4, second_source}, 24, {16}), {16})[0][0]
+            .delta.interval;
+    };
+    EXPECT_EQ(interval(4).low, interval(4).high);
+    EXPECT_LT(interval(5).low, interval(5).high);
 }
 
 TEST(KvMeter, RicherFormatsDivergeLess) {

@@ -24,9 +24,23 @@ struct Options {
     uint64_t max_tokens = 0;
 };
 
+constexpr uint64_t kBlockPositions = 64;  // unit of the interval where there is one source only
+
 struct Agreement {
     uint64_t positions = 0, drawn = 0, greedy = 0;  // how often both drew, and prefer, the same token
     double overlap = 0;                             // sum of 1 - TV
+    std::vector<ScoredUnit> documents, blocks;      // positions, and how often both drew the same
+    void add(bool same) {
+        ++positions;
+        drawn += same;
+        for (std::vector<ScoredUnit>* units : {&documents, &blocks}) {
+            units->back().nll_sum += same;
+            ++units->back().tokens;
+        }
+        if (blocks.back().tokens == kBlockPositions) blocks.emplace_back();
+    }
+    bool by_document() const { return source_count(documents) > 1; }
+    Interval interval() const { return mean_nll_interval(by_document() ? documents : blocks); }
 };
 
 // A model at the end of the text so far.
@@ -82,6 +96,7 @@ int eval_draws(const Options& o, const Console& console) {
     Reader one(o.engine, o.engine.model, o, console), other(o.engine, o.other, o, console);
     if (stats_of(one.model).vocabulary_hash != stats_of(other.model).vocabulary_hash)
         throw ToolError(kExitUsage, o.other + " has another vocabulary");
+    const std::vector<uint32_t> sources = source_numbers(documents);
     Agreement sum;
     const uint64_t most = o.max_tokens ? o.max_tokens : uint64_t{1} << 62;
     ProgressBar bar(console, "drawing");
@@ -90,12 +105,13 @@ int eval_draws(const Options& o, const Console& console) {
         if (ids.size() > one.model.plan.context_tokens) ids.resize(one.model.plan.context_tokens);
         check(one.session.truncate(0), "cannot empty the session");
         check(other.session.truncate(0), "cannot empty the session");
+        sum.documents.push_back({0, 0, sources[d]});
+        sum.blocks.emplace_back();
         for (const int32_t id : ids) {
             if (sum.positions == most || interrupted()) break;
             one.read(id);
             other.read(id);
-            ++sum.positions;
-            sum.drawn += one.drawn == other.drawn;
+            sum.add(one.drawn == other.drawn);
             sum.greedy += top_index(one.logits) == top_index(other.logits);
             sum.overlap += overlap_of(one.logits, other.logits, static_cast<double>(o.temperature));
         }
@@ -103,6 +119,13 @@ int eval_draws(const Options& o, const Console& console) {
     }
     if (sum.positions == 0) stop_if_interrupted();
     if (sum.positions == 0) throw ToolError(kExitRuntime, o.text + " has no token");
+    for (std::vector<ScoredUnit>* units : {&sum.documents, &sum.blocks})
+        std::erase_if(*units, [](const ScoredUnit& unit) { return unit.tokens == 0; });
+    const Interval interval = sum.interval();
+    const std::string interval_text =
+        sum.by_document() ? strf("Student's t over %zu sources of documents", source_count(sum.documents))
+                          : strf("Student's t over %zu blocks of %llu positions of one source", sum.blocks.size(),
+                                 static_cast<unsigned long long>(kBlockPositions));
     const auto share = [&](double of) { return of / static_cast<double>(sum.positions); };
     const double drawn = share(static_cast<double>(sum.drawn)), bound = share(sum.overlap),
                  greedy = share(static_cast<double>(sum.greedy));
@@ -114,13 +137,15 @@ int eval_draws(const Options& o, const Console& console) {
                         {"seed", o.seed},
                         {"positions", sum.positions},
                         {"same_draw", drawn},
+                        {"same_draw_interval", {interval.low, interval.high}},
+                        {"interval", interval_text},
                         {"one_minus_tv", bound},
                         {"same_draw_of_bound", drawn / bound},
                         {"same_greedy", greedy}});
     } else {
         printf("positions      %llu\n", static_cast<unsigned long long>(sum.positions));
-        printf("same draw      %.4f   standard error %.4f\n", drawn,
-               sqrt(drawn * (1 - drawn) / static_cast<double>(sum.positions)));
+        printf("same draw      %.4f   95 %% %.4f .. %.4f, %s\n", drawn, interval.low, interval.high,
+               interval_text.c_str());
         printf("1 - TV         %.4f   the same draw is %.4f of it\n", bound, drawn / bound);
         printf("same argmax    %.4f\n", greedy);
     }

@@ -394,7 +394,8 @@ int eval_kv(Options o, const Console& console) {
         if (!o.probe.empty() && !interrupted()) {
             for (const auto& candidate : candidates)
                 if (candidate->stored) candidate->run->set_tap(nullptr);
-            for (auto& scores : run_probe(reference, runs, make_probe_texts(documents, o.passage, o.probe), o.probe))
+            for (auto& scores :
+                 run_probe(reference, runs, make_probe_texts(documents, sources, o.passage, o.probe), o.probe))
                 probes.push_back(std::move(scores));
         }
         for (const auto& candidate : candidates) qualities.push_back(std::move(candidate->quality));

@@ -50,41 +50,55 @@ int eval_learn(const Options& o, const Console& console) {
     ReadingScore total;
     uint64_t tokens = 0;
     double model_seconds = 0, learn_seconds = 0;
-    std::vector<ReadingDocument> read;
-    if (!console.json) puts("text  tokens  frozen NLL   cache  matrix    both  mixture  (change of NLL, %)");
+    std::vector<TextDocument> documents;
+    std::vector<const std::string*> paths;  // of each
     for (const std::string& path : o.texts)
-        for (const TextDocument& document : read_documents(path, o.documents)) {
-            const ReadingDocument d = meter.read(document.text);
-            if (d.tokens == 0) continue;
-            read.push_back(d);
-            tokens += d.tokens;
-            model_seconds += d.model_seconds;
-            learn_seconds += d.learn_seconds;
-            total.frozen += d.nll.frozen;
-            for (const Way& way : kWays) total.*way.nll += d.nll.*way.nll;
-            Json entry = {{"text", path},     {"tokens", d.tokens},         {"frozen", d.nll.frozen},
-                          {"steps", d.steps}, {"skipped_steps", d.skipped}, {"state_norm", d.state_norm}};
-            for (const Way& way : kWays) entry[way.name] = d.nll.*way.nll;
-            out["texts"].push_back(entry);
-            if (console.json) continue;
-            printf("%-4zu %7llu %11.4f", read.size(), static_cast<unsigned long long>(d.tokens),
-                   d.nll.frozen / static_cast<double>(d.tokens));
-            for (const Way& way : kWays) printf(" %+7.3f", percent(d.nll.*way.nll, d.nll.frozen));
-            printf("   %s\n", path.c_str());
-            fflush(stdout);
+        for (TextDocument& document : read_documents(path, o.documents)) {
+            documents.push_back(std::move(document));
+            paths.push_back(&path);
         }
+    const std::vector<uint32_t> sources = source_numbers(documents);
+    std::vector<ReadingDocument> read;
+    std::vector<uint32_t> read_sources;
+    if (!console.json) puts("text  tokens  frozen NLL   cache  matrix    both  mixture  (change of NLL, %)");
+    for (size_t i = 0; i < documents.size(); ++i) {
+        const std::string& path = *paths[i];
+        const ReadingDocument d = meter.read(documents[i].text);
+        if (d.tokens == 0) continue;
+        read.push_back(d);
+        read_sources.push_back(sources[i]);
+        tokens += d.tokens;
+        model_seconds += d.model_seconds;
+        learn_seconds += d.learn_seconds;
+        total.frozen += d.nll.frozen;
+        for (const Way& way : kWays) total.*way.nll += d.nll.*way.nll;
+        Json entry = {{"text", path},     {"tokens", d.tokens},         {"frozen", d.nll.frozen},
+                      {"steps", d.steps}, {"skipped_steps", d.skipped}, {"state_norm", d.state_norm}};
+        for (const Way& way : kWays) entry[way.name] = d.nll.*way.nll;
+        out["texts"].push_back(entry);
+        if (console.json) continue;
+        printf("%-4zu %7llu %11.4f", read.size(), static_cast<unsigned long long>(d.tokens),
+               d.nll.frozen / static_cast<double>(d.tokens));
+        for (const Way& way : kWays) printf(" %+7.3f", percent(d.nll.*way.nll, d.nll.frozen));
+        printf("   %s\n", path.c_str());
+        fflush(stdout);
+    }
     if (tokens == 0) throw ToolError(kExitRuntime, "the texts have no token to score");
     const double frozen = total.frozen / static_cast<double>(tokens);
+    std::vector<ScoredUnit> all;
+    for (size_t i = 0; i < read.size(); ++i) all.push_back({read[i].nll.frozen, read[i].tokens, read_sources[i]});
+    out["sources"] = source_count(all);
     for (const Way& way : kWays) {
         std::vector<PairedUnit> units;
-        for (const ReadingDocument& d : read) units.push_back({d.nll.frozen, d.nll.*way.nll, d.tokens});
+        for (size_t i = 0; i < read.size(); ++i)
+            units.push_back({read[i].nll.frozen, read[i].nll.*way.nll, read[i].tokens, read_sources[i]});
         const PairedDelta delta = paired_delta(units);
         out["change_percent"][way.name] = {100 * delta.mean / frozen, 100 * delta.interval.low / frozen,
                                            100 * delta.interval.high / frozen};
         if (!console.json)
-            printf("%-8s %+.3f %%   95 %% interval %+.3f .. %+.3f, paired, over %zu documents\n", way.name,
+            printf("%-8s %+.3f %%   95 %% interval %+.3f .. %+.3f, paired, over %zu sources\n", way.name,
                    100 * delta.mean / frozen, 100 * delta.interval.low / frozen, 100 * delta.interval.high / frozen,
-                   read.size());
+                   source_count(all));
     }
     const double times = (model_seconds + learn_seconds) / model_seconds;
     out[o.decode ? "times_decode" : "times_prefill"] = times;

@@ -2,14 +2,15 @@
 
 namespace keel::tools {
 
-std::vector<KvProbeText> make_probe_texts(const std::vector<std::vector<int32_t>>& documents, uint32_t passage,
+std::vector<KvProbeText> make_probe_texts(const std::vector<std::vector<int32_t>>& documents,
+                                          const std::vector<uint32_t>& sources, uint32_t passage,
                                           const std::vector<uint32_t>& distances) {
     std::vector<KvProbeText> texts;
     for (size_t d = 0; d < documents.size(); ++d) {
         if (documents[d].size() < size_t{passage} + 1) continue;
         const auto begin = documents[d].begin() + 1, end = begin + passage;
         for (const uint32_t distance : distances) {
-            KvProbeText text{distance, {documents[d].begin(), end}, 0};
+            KvProbeText text{distance, {documents[d].begin(), end}, 0, sources[d]};
             size_t next = d, at = passage + 1;
             while (text.ids.size() < size_t{passage} + 1 + distance) {
                 if (at < documents[next].size()) {
@@ -45,6 +46,7 @@ std::vector<std::vector<KvProbeScore>> run_probe(KvRun& reference, const std::ve
             }
             for (size_t r = 0; r < runs.size(); ++r) {
                 PairedUnit unit;
+                unit.source = text.source;
                 runs[r]->forward(exact.input(), [&](size_t position, std::span<const float> logits) {
                     if (position < text.repeat_begin) return;
                     unit.reference_nll += exact.nll(position);
