@@ -404,6 +404,8 @@ expect "by its bytes" [ "$(sed -n 's/^    "file_bytes": \([0-9]*\).*/\1/p' "$wor
 expect "says what is not scaled" holds 'note: 7 inputs of ffn_down are not scaled, because ffn_' err
 expect "what adapters do is done" exits 0 "$keel" run "$work/c.gguf" --lora "$work/c.lora" --max-tokens 2
 expect "with the nearest codes, too" exits 0 calibrated --codes nearest --scaling
+expect "but not with plain rounding" exits 2 calibrated --nearest
+expect "and that is said" holds '--nearest' err
 expect "which alone need no text" exits 2 calibrated --codes nearest
 expect "codes of another kind" exits 2 calibrated --codes best
 expect "a correction without a file" exits 2 calibrated --correction 4

@@ -442,11 +442,13 @@ void add_quantize_verb(Verb app, Console& console) {
                     "a mixture (" + mixes +
                         ") or a weight type for every matrix; before or behind it rules PATTERN=TYPE, of which the "
                         "first that matches a tensor's name decides; TYPE keep: as it is (default: Q4_K_M)");
-    verb.add_flag("--nearest", o->nearest, "plain rounding, without a search for the best scales");
+    const VerbOption nearest =
+        verb.add_flag("--nearest", o->nearest, "plain rounding, without a search for the best scales");
     const VerbOption text =
         verb.add_option("--calibrate", o->text,
                         "a text, or .jsonl with a field \"text\" per line: codes are chosen so that the outputs on it "
-                        "stay what they are (GPTQ). Work done is kept in OUT.calibrated until OUT is there");
+                        "stay what they are (GPTQ). Work done is kept in OUT.calibrated until OUT is there")
+            .excludes(nearest);
     const auto calibration = [&](const char* name, auto& value, const char* what) {
         return verb.add_option(name, value, what).capture_default_str().needs(text).group("Calibration");
     };
