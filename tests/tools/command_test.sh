@@ -336,8 +336,8 @@ expect "at so many positions" holds '"positions": 40'
 expect "a vocabulary of the same size" exits 0 "$keel" synth "$work/bpe.gguf" --shape tiny --pre qwen2
 expect "is another one" exits 2 "$keel" eval draws "$work/tiny.gguf" "$work/bpe.gguf" "$work/two.jsonl"
 expect "and that is said" holds 'has another vocabulary' err
-for source in one two; do
-    sed "1s/^{/{\"source\": \"one\", /; 2s/^{/{\"source\": \"$source\", /" "$work/two.jsonl" >"$work/of_$source.jsonl"
+for book in one two; do
+    sed "1s/^{/{\"source\": \"one\", /; 2s/^{/{\"source\": \"$book\", /" "$work/two.jsonl" >"$work/of_$book.jsonl"
 done
 expect "draws on chapters of a book" exits 0 "$keel" eval draws "$model" "$model" "$work/of_one.jsonl" --json
 expect "are of one source" holds 'over 2 blocks of 64 positions of one source'
