@@ -1024,8 +1024,8 @@ typedef struct keel_session_info {
     uint32_t token_count; /* computed + pending */
     uint32_t computed_tokens;
     uint32_t sampled_tokens; /* of these, drawn by keel_session_sample; what min_tokens counts */
-    const int32_t*
-        tokens;        /* token_count ids, valid until they change: feed, advance, truncate, shift, restore, close */
+    /* token_count ids, valid until they change: feed, advance, truncate, shift, restore, close. */
+    const int32_t* tokens;
     uint32_t kv_pages; /* pages this session refers to; those that were evicted are not among them */
     uint32_t context_tokens;
     uint32_t variant; /* a keel_variant (Experimental); 0: dense */

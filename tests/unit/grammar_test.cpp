@@ -684,6 +684,27 @@ TEST(GrammarSession, MisuseIsRefused) {
     EXPECT_EQ(KEEL_E_STATE, keel_session_set_grammar(plain.session(), KEEL_GRAMMAR_NEXT));
 }
 
+// Where the grammar cannot say what comes next, nothing is allowed.
+TEST(GrammarSession, AMaskThatCannotBeMadeAllowsNothing) {
+    Held h("root ::= \"(\" root \")\" | \"x\"", false);
+    const keel_session session = h.engine->session();
+    const uint32_t vocabulary = h.engine->info().vocabulary;
+    ASSERT_EQ(KEEL_OK, keel_session_set_grammar(session, 0));
+    std::vector<uint8_t> mask = allowed(session, vocabulary);
+    int32_t open = -1;
+    for (int32_t id = 0; open < 0 && id < static_cast<int32_t>(vocabulary); ++id) {
+        char text[64] = {};
+        size_t bytes = 0;
+        if (has(mask, static_cast<uint32_t>(id)) &&
+            keel_detokenize(h.engine->handle(), &id, 1, 0, text, sizeof text, &bytes) == KEEL_OK && text[0] == '(')
+            open = id;
+    }
+    ASSERT_GE(open, 0);
+    const std::vector<int32_t> deep(300, open);
+    EXPECT_EQ(KEEL_E_FILE_LIMIT, keel_session_allowed(session, deep.data(), 300, mask.data(), mask.size()));
+    EXPECT_EQ(std::vector<uint8_t>(mask.size()), mask);
+}
+
 TEST(GrammarSession, ABadGrammarIsABadPart) {
     const std::string text = "root ::= missing";
     keel_reader reader = sized<keel_reader>();

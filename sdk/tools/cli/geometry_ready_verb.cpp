@@ -8,11 +8,11 @@
 #include "sdk/core/hash.h"
 #include "sdk/tools/cli/geometry_verbs.h"
 #include "sdk/tools/common/atomic_file.h"
+#include "sdk/tools/common/engine_setup.h"
 #include "sdk/tools/common/interrupt.h"
 #include "sdk/tools/common/text_documents.h"
 #include "sdk/tools/lab/geodesic/readiness.h"
 #include "sdk/tools/lab/geodesic/token_table.h"
-#include "sdk/tools/lab/kv/engine_setup.h"
 #include "sdk/tools/lab/kv/kv_text.h"
 
 namespace keel::tools {

@@ -1,4 +1,4 @@
-#include "sdk/tools/lab/kv/engine_setup.h"
+#include "sdk/tools/common/engine_setup.h"
 
 #include <algorithm>
 
