@@ -1054,9 +1054,11 @@ KEEL_API keel_status keel_session_top_logprobs(keel_session session, uint32_t n,
  * KEEL_E_BUSY while another thread computes its step. */
 KEEL_API keel_status keel_session_truncate(keel_session session, uint32_t tokens);
 /* Gives up the K and V of computed positions [from, to), whole pages of kv_page_tokens inside that range: what is
- * computed later does not see them, everything else stays, positions included, and so do sinks. Pages of the session's
- * reserve (keel_session_desc.reserved_pages) that are given up are any session's from then on. *evicted_tokens (may be
- * NULL): positions given up by this call. KEEL_E_ARGUMENT (not computed), KEEL_E_BUSY inside a step. */
+ * computed later does not see them, everything else stays, positions included, and so do sinks. With
+ * config.kv_recent_tokens the newest kv_recent_tokens - 1 + kv_rollback_tokens positions are not given up. Pages of the
+ * session's reserve (keel_session_desc.reserved_pages) that are given up are any session's from then on.
+ * *evicted_tokens (may be NULL): positions given up by this call. KEEL_E_ARGUMENT (not computed), KEEL_E_BUSY inside a
+ * step. */
 KEEL_API keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to, uint32_t* evicted_tokens);
 /* Forgets tokens [from, to) and moves those behind down to `from`, so that a conversation longer than the context goes
  * on. Their K rows are rotated to their new positions and rounded to the KV format once more; what was computed while

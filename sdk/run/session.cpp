@@ -354,7 +354,9 @@ keel_status keel_session_evict(keel_session session, uint32_t from, uint32_t to,
     if (to > s->computed) return bad_range(e, "to", to, 0, s->computed);
     if (from > to) return bad_range(e, "from", from, 0, to);
     if (s->in_step) return KEEL_E_BUSY;
-    const uint32_t first = kv_pages_for(from), last = to / kPageTokens;  // sinks are read from rows of their own
+    // Sinks are read from rows of their own, and so are positions that are recent, also of a query after a rollback.
+    const uint32_t kept = e->f16_window.kept_tokens, end = s->computed > kept ? s->computed - kept : 0;
+    const uint32_t first = kv_pages_for(from), last = (to < end ? to : end) / kPageTokens;
     const uint32_t pages = first < last ? kv_evict(&e->pool, &s->kv, first, last) : 0;
     if (evicted_tokens) *evicted_tokens = pages * kPageTokens;
     return KEEL_OK;

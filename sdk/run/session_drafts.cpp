@@ -43,7 +43,7 @@ uint32_t tokens_behind(const Drafting& d) {
     return count ? count : 1;
 }
 
-// The other session draws as this one does.
+// The other session, which has the same tokens, draws as this one does.
 void draw_alike(const Drafting& d) {
     d.by->sampling = d.s->sampling;
     d.by->sampled = d.s->sampled;
@@ -68,15 +68,16 @@ keel_status catch_up(const Drafting& d, uint64_t deadline_ns) {
     Session *s = d.s, *by = d.by;
     Engine* e = d.by_engine;
     by->drafting = true;
-    draw_alike(d);
+    by->sampling = s->sampling;
     uint32_t common = common_tokens(*s, *by);
     if (by->in_step) KEEL_TRY(common == by->token_count ? advance_one(e, by, deadline_ns) : abandon_step(e, by));
-    if (common == s->token_count && common == by->token_count && by->draw != Session::kNoDraw) return KEEL_OK;
-    if (common == s->token_count) --common;  // the last one is computed again, for its logits
-    if (!can_rewind(*e, *by, common)) common = 0;
-    by->proposed = 0;
-    if (common < by->token_count) rewind_session(e, by, common);
-    append_tokens(e, by, s->tokens + common, s->token_count - common);
+    if (common < s->token_count || common < by->token_count || by->draw == Session::kNoDraw) {
+        if (common == s->token_count) --common;  // the last one is computed again, for its logits
+        if (!can_rewind(*e, *by, common)) common = 0;
+        by->proposed = 0;
+        if (common < by->token_count) rewind_session(e, by, common);
+        append_tokens(e, by, s->tokens + common, s->token_count - common);
+    }
     draw_alike(d);
     return KEEL_OK;
 }
@@ -105,6 +106,7 @@ keel_status draw_drafts(const Drafting& d, uint32_t most, uint64_t deadline_ns, 
 keel_status draw_own_drafts(const Drafting& d, uint32_t most, uint64_t deadline_ns, int32_t* drafts, uint32_t* count) {
     Session* s = d.s;
     const uint32_t tokens = s->token_count, computed = s->computed, sampled = s->sampled, from = s->grammar_from;
+    s->proposed = 0;  // they would be part of its steps
     s->drafting = true;
     s->variant = KEEL_VARIANT_LOW_RANK;
     keel_status status = draw_drafts(d, most, deadline_ns, drafts, count);
@@ -145,7 +147,6 @@ keel_status draft(const Drafting& d, uint64_t budget_us, uint32_t* count) {
     const uint32_t sessions = s->draft_sessions ? s->draft_sessions : 1;
     const DraftStep step = {step_costs(*d.e, *s), sessions - 1 + (s->token_count - s->computed), sessions};
     *count = 0;
-    s->proposed = 0;
     const uint32_t behind = tokens_behind(d);
     const uint32_t most = worth_drafting(d, step, step_time(d, behind));
     if (most == 0) return KEEL_OK;
@@ -159,12 +160,12 @@ keel_status draft(const Drafting& d, uint64_t budget_us, uint32_t* count) {
         const double first = left < behind ? step_time(d, behind - left) : 0;
         s->odds.spend(step, first + (*count ? *count - 1 : 0) * step_time(d, 1));
     }
-    if (status == KEEL_E_POISONED) return status;
+    if (status == KEEL_E_POISONED || *count == 0) return status;
     memcpy(s->tokens + s->token_count, drafts, *count * sizeof *drafts);
     s->proposed = *count;
     s->branching = false;
     s->draft_source = Session::kBySession;
-    return status == KEEL_AGAIN && *count ? KEEL_OK : status;
+    return status == KEEL_AGAIN ? KEEL_OK : status;
 }
 
 }  // namespace

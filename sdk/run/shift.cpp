@@ -111,9 +111,9 @@ extern "C" keel_status keel_session_shift(keel_session session, uint32_t from, u
     if (to > s->computed) return bad_range(e, "to", to, 0, s->computed);
     if (from > to) return bad_range(e, "from", from, 0, to);
     if (s->in_step) return KEEL_E_BUSY;
+    if (from == to) return KEEL_OK;
     const bool in_grammar = s->grammar_from < KEEL_GRAMMAR_NEXT;
     if (in_grammar && to > s->grammar_from) return KEEL_E_STATE;
-    if (from == to) return KEEL_OK;
     if (!keys_can_be_turned(*e) || from < e->f16_window.sink_tokens) return KEEL_E_UNSUPPORTED;
     // Full pages have to be the session's own. One that is not full yet may be shared with a fork: it becomes that.
     if (!kv_owns(e->pool, s->kv, from / kPageTokens, s->computed / kPageTokens)) return KEEL_E_STATE;

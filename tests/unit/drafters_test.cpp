@@ -411,6 +411,57 @@ TEST(Drafters, WhoHasDraftedIsASessionAgain) {
     }
 }
 
+// A draft that is put off or refused leaves what drafts with flags and counts of its own, and what was proposed.
+TEST(Drafters, ADraftThatIsNotMadeChangesNothing) {
+    keel_config c = config(0, 2);
+    c.draft_tokens = 5;
+    keel_config rows = config(0, 2);
+    rows.logits_rows = 64;
+    keel_test::Engine engine(kBooks, c), other(kBooks, keel_test::cheap(rows, 2));
+    const keel_session s = engine.session(), by = other.session(), neighbour = open_session(other.handle());
+    const std::vector<int32_t> ids = prompt(engine);
+    // Put off: it is behind, and counts no tokens that it does not have.
+    feed(s, ids);
+    for (int turn = 0; turn < 3; ++turn) {
+        advance_all(engine.handle(), {s});
+        EXPECT_EQ(KEEL_AGAIN, keel_session_draft(s, by, 1, nullptr));
+        uint32_t drawn = 0;
+        for (uint32_t p = static_cast<uint32_t>(ids.size()); p < info_of(by).token_count; ++p) ++drawn;
+        EXPECT_EQ(drawn, info_of(by).sampled_tokens);
+    }
+    check(keel_session_truncate(by, 0), "truncate");
+    EXPECT_EQ(0u, info_of(by).sampled_tokens);
+    const std::vector<int32_t> text = tokens_of(s), right(text.begin() + static_cast<ptrdiff_t>(ids.size()), text.end());
+    // Refused, inside a step of several rows of logits.
+    std::vector<float> newest[2];
+    for (const bool refused : {false, true}) {
+        for (const keel_session x : {s, by, neighbour}) check(keel_session_truncate(x, 0), "truncate");
+        feed(s, ids);
+        const uint32_t count = static_cast<uint32_t>(ids.size());
+        for (const keel_session x : {by, neighbour})
+            check(keel_session_feed(x, ids.data(), count, KEEL_FEED_ALL_LOGITS), "feed");
+        const keel_session both[] = {by, neighbour};
+        keel_advance_result results[] = {sized<keel_advance_result>(), sized<keel_advance_result>()};
+        ASSERT_EQ(KEEL_AGAIN, keel_advance(other.handle(), both, 2, 1, results));
+        check(keel_session_propose(s, right.data(), 3), "propose");
+        if (refused) {
+            EXPECT_EQ(KEEL_E_BUSY, keel_session_draft(s, by, 0, nullptr));
+        }
+        keel_advance_result of_s = sized<keel_advance_result>();
+        check(keel_advance(engine.handle(), &s, 1, 0, &of_s), "advance");
+        EXPECT_EQ(3u, of_s.accepted_tokens);
+        check(keel_advance(other.handle(), both, 2, 0, results), "advance");
+        for (const keel_session x : both) {
+            EXPECT_EQ(count, results[x.id == by.id ? 0 : 1].logits_rows);
+            const float* view;
+            uint32_t n;
+            check(keel_session_logits(x, count - 1, &view, &n), "logits");
+            newest[refused].insert(newest[refused].end(), view, view + n);
+        }
+    }
+    EXPECT_EQ(newest[0], newest[1]);
+}
+
 // It follows its session wherever that goes, and what it cannot follow it does not draft.
 TEST(Drafters, AnotherEngineFollowsItsSession) {
     keel_config c = config(0, 2);

@@ -681,6 +681,28 @@ TEST_F(KvEviction, WhatIsGoneIsNotSeenAndNothingElseMoves) {
     }
 }
 
+// They are read from rows of their own, also by a query after a rollback: so their pages are not given up.
+TEST(KvEvictionOfRecent, RecentPositionsStay) {
+    keel_config c = config(KEEL_KV_TCQ_4, KEEL_KV_TCQ_4, 512);
+    c.kv_recent_tokens = 48;
+    c.kv_rollback_tokens = 17;
+    keel_test::Engine engine(kTiny, c);
+    const std::vector<int32_t> ids = some_ids(192, engine.info().vocabulary);
+    engine.feed(ids);
+    engine.advance();
+    uint32_t tokens = 0;
+    keel_test::check(keel_session_evict(engine.session(), 0, 192, &tokens), "evict");
+    EXPECT_EQ(128u, tokens) << "one of the newest 64 lies in the last page";
+    engine.feed({ids[0]});
+    engine.advance();
+    keel_test::check(keel_session_evict(engine.session(), 0, 193, &tokens), "evict");
+    EXPECT_EQ(0u, tokens);
+    engine.feed(std::vector<int32_t>(ids.begin(), ids.begin() + 63));
+    engine.advance();
+    keel_test::check(keel_session_evict(engine.session(), 0, 256, &tokens), "evict");
+    EXPECT_EQ(64u, tokens);
+}
+
 TEST_F(KvEviction, TruncatingIntoAPageThatIsGoneIsRefused) {
     const std::vector<int32_t> ids = some_ids(300, engine_.info().vocabulary);
     compute(ids);

@@ -169,6 +169,7 @@ TEST_P(Shift, GrammarsMoveAlong) {
     }
     engine.advance();
     EXPECT_EQ(KEEL_E_STATE, keel_session_shift(engine.session(), 50, 101));
+    EXPECT_EQ(KEEL_OK, keel_session_shift(engine.session(), 105, 105)) << "nothing is forgotten";
     EXPECT_EQ(KEEL_OK, keel_session_shift(engine.session(), 50, 100));
     EXPECT_EQ(KEEL_E_STATE, keel_session_shift(engine.session(), 49, 51));  // the grammar's begin at 50 now
     engine.feed({engine.sample()});

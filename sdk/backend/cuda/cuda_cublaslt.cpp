@@ -16,7 +16,7 @@ constexpr uint32_t kNarrowAlign = 8;  // elements
 uint64_t narrow_stride(uint32_t k) {
     return cuda::divide_up(k, kNarrowAlign) * uint64_t{kNarrowAlign};
 }
-// Longest row that a product reads.
+// Longest row that a product reads: the ranks of low-rank factors are no longer.
 uint32_t most_inner(const ModelSpec& s) {
     const uint32_t heads = s.heads * s.head_dim, wider = heads > s.embedding ? heads : s.embedding;
     return s.feed_forward > wider ? s.feed_forward : wider;
@@ -80,9 +80,6 @@ struct Preference {
 keel_status new_shape(CudaDevice* d, const CublasShape::Key& key, keel_error* error) {
     CudaCublasLt& cublas = d->cublas;
     const CublasLt& calls = cublas.calls;
-    if (cublas.shapes == kCublasShapes || key.k > most_inner(d->program->spec))
-        return fail(error, KEEL_E_UNSUPPORTED, kCublasShapes, "config.numerics",
-                    "products of too many shapes, or of too long rows, for KEEL_NUMERICS_DEVICE");
     CublasShape& shape = cublas.shape[cublas.shapes++];
     shape = {};
     shape.key = key;
@@ -156,7 +153,8 @@ bool cublas_multiplies(const PlanConfig& config, uint32_t weight_type) {
 }
 
 void place_cublas(CudaDevice* d, const Program& p, Arena* arenas) {
-    CublasShape* shapes = arenas[KEEL_REGION_PERSISTENT].place<CublasShape>("cublas_shapes", kCublasShapes);
+    const uint64_t most_shapes = uint64_t{p.plan.variant[0].count} + p.plan.variant[1].count;
+    CublasShape* shapes = arenas[KEEL_REGION_PERSISTENT].place<CublasShape>("cublas_shapes", most_shapes);
     Arena& scratch = arenas[KEEL_REGION_DEVICE_SCRATCH];
     const uint64_t narrow = scratch.place_offset(
         "narrow_rows", p.config.chunk_tokens * narrow_stride(most_inner(p.spec)) * sizeof(uint16_t));

@@ -54,7 +54,7 @@ struct CudaCopies {
 };
 
 // Products of one shape by cuBLASLt (cuda_cublaslt.cpp): those of a model that differ in weights alone.
-constexpr uint32_t kCublasTokens = 64, kCublasSteps = kMaxChunk / kCublasTokens, kCublasShapes = 32;
+constexpr uint32_t kCublasTokens = 64, kCublasSteps = kMaxChunk / kCublasTokens;
 struct CublasShape {
     struct Key {
         uint32_t type, rows, k, most_tokens;
@@ -71,7 +71,7 @@ struct CudaCublasLt {
     platform::cuda::CublasLt calls;
     platform::cuda::LtHandle handle;       // null: none, and nothing else is set
     platform::cuda::LtProduct product[2];  // as algorithm
-    CublasShape* shape;                    // [kCublasShapes]
+    CublasShape* shape;                    // as many as there are ops, each of which could have its own
     uint32_t shapes;                       // of these
 };
 
