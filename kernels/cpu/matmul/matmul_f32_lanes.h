@@ -16,8 +16,9 @@ namespace {
 
 constexpr uint32_t kBlockRows = 16;
 
-// The rows that follow a tile are fetched ahead while it is multiplied, so much of each at a time.
-constexpr uint32_t kFetchMemoryBytes = 512, kFetchCacheElements = 32;
+// The rows that follow a tile are fetched ahead while it is multiplied, so much of each at a time. From memory only as
+// far as the second-level cache: fetches for the first level wait for one of its few buffers, and all behind them.
+constexpr uint32_t kFetchMemoryBytes = 128, kFetchCacheElements = 32;
 // From a cache only short rows are: they end before the processor's own prefetcher follows them. Where other cores
 // press the weights out of the last-level cache that doubles the rate; where none do it costs a tenth.
 constexpr uint32_t kShortRowBytes = 1024;
@@ -89,6 +90,11 @@ constexpr uint32_t direct_rows() {
     return most >= 16 ? 16 : most >= 8 ? 8 : most >= 4 ? 4 : most >= 2 ? 2 : 1;
 }
 
+// Into the second-level cache.
+KEEL_INLINE void fetch_far(const uint8_t* from, uint64_t bytes) {
+    for (uint64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+}
+
 // Rows [row, row + R) of the weights times C tokens; lanes of row r of token c at lanes[c * kBlockRows + r].
 template <class V, class Load, int R, int C>
 KEEL_INLINE void direct_tile(const MatmulArgs& a, uint32_t row, typename V::F (*lanes)[kParts<V>]) {
@@ -105,7 +111,11 @@ KEEL_INLINE void direct_tile(const MatmulArgs& a, uint32_t row, typename V::F (*
     for (uint32_t first = 0; first < a.k; first += step) {
         const uint32_t n = a.k - first < step ? a.k - first : step;
         const uint8_t* ahead = w + R * (a.w_row_bytes + uint64_t{first} * Load::kBytes);
-        for (uint64_t i = 0; fetch && i < uint64_t{R} * n * Load::kBytes; i += 64) __builtin_prefetch(ahead + i);
+        const uint64_t bytes = fetch ? uint64_t{R} * n * Load::kBytes : 0;
+        if (a.from_memory)
+            fetch_far(ahead, bytes);
+        else
+            for (uint64_t i = 0; i < bytes; i += 64) __builtin_prefetch(ahead + i);
         multiply_tile<V, Load, R, C, kBlockRows, true>(w + uint64_t{first} * Load::kBytes, a.w_row_bytes, x, n, lanes);
         KEEL_UNROLL
         for (int c = 0; c < C; ++c) x[c] += n;
