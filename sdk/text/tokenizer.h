@@ -12,9 +12,9 @@
 //     tokenizer.ggml.add_space_prefix to false; decoding takes it away again. U+2581 in a text is a space, as in
 //     SentencePiece. Characters without a token are their bytes, else one unknown token for a row of them.
 //   - Byte-level: a byte without a token is the unknown token. Where the file names none, or names a control token,
-// which
-//     no plain text may become, the byte is lost.
-//   - Phi-3 ("general.architecture" phi3, SentencePiece): white space after a control token is dropped.
+//     which no plain text may become, the byte is lost.
+//   - Phi-3 ("general.architecture" phi3, SentencePiece): white space after a special token is dropped, but for
+//     that after <unk>, <s> and <|endoftext|>.
 //   - Of two tokens with one text the lower id is encoded, of two equal merges the first counts; merges of what are no
 //     tokens are left out; empty tokens are never encoded. Without tokenizer.ggml.token_type, <0xHH> are byte tokens,
 //     and the bos, eos and unknown ids are special.

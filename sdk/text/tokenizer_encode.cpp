@@ -335,6 +335,15 @@ bool Encoder::find_special(size_t from, size_t* begin, size_t* length, int32_t* 
     return false;
 }
 
+// Of special tokens whose white space is dropped, those that keep it, as llama.cpp has it.
+bool keeps_space_behind(const Tokenizer& t, int32_t id) {
+    uint32_t bytes;
+    const char* text = token_text(t, static_cast<uint32_t>(id), &bytes);
+    for (const char* kept : {"<unk>", "<s>", "<|endoftext|>"})
+        if (strlen(kept) == bytes && memcmp(kept, text, bytes) == 0) return true;
+    return false;
+}
+
 keel_status Encoder::run(bool begin_with_bos) {
     if (begin_with_bos) emit(t_.bos_id);
     for (size_t at = 0;;) {
@@ -346,7 +355,7 @@ keel_status Encoder::run(bool begin_with_bos) {
         if (begin > 0 || id != t_.bos_id || !begin_with_bos)
             emit(id);  // a text that begins with BOS gets no second one
         at = begin + length;
-        if (t_.strip_after_special && is_hidden(t_.types[id]))
+        if (t_.strip_after_special && !keeps_space_behind(t_, id))
             while (at < text_bytes_ && (text_[at] == ' ' || (text_[at] >= '\t' && text_[at] <= '\r'))) ++at;
     }
 }

@@ -74,7 +74,7 @@ struct Tokenizer {
     bool add_bos;              // KEEL_TOKENIZE_BOS has an effect
     bool add_space_prefix;     // SentencePiece: a text begins with a space that is not its own
     bool ignore_merges;        // byte-level: a pre-token that is itself a token is taken whole
-    bool strip_after_special;  // white space after a control token is dropped (phi3)
+    bool strip_after_special;  // white space after most special tokens is dropped (phi3)
     int32_t bos_id, eos_id, unknown_id;
     uint32_t end_count;
     int32_t end_ids[kMaxEndIds];

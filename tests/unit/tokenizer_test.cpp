@@ -480,13 +480,18 @@ TEST(Tokenizer, Segments) {
     }
 }
 
-// Phi-3's control tokens swallow the white space behind them.
-TEST(Tokenizer, Phi3StripsAfterControlTokens) {
+// Phi-3's special tokens swallow the white space behind them, but for three.
+TEST(Tokenizer, Phi3StripsAfterSpecialTokens) {
     Spm spm({kSpace, "a"});
     spm.add("<|user|>", 3);
+    spm.add("<|mine|>", 4);
+    spm.add("<|endoftext|>", 3);
     GgufBytes gguf = spm.gguf();
     gguf.string("general.architecture", "phi3");
-    const int32_t a = kFirstPiece + 1, user = kFirstPiece + 2;
+    const int32_t a = kFirstPiece + 1, user = kFirstPiece + 2, mine = kFirstPiece + 3, end = kFirstPiece + 4;
+    EXPECT_EQ((Ids{mine, kFirstPiece, a}), TokenizerFixture(gguf).encode("<|mine|>  a"));
+    EXPECT_EQ((Ids{end, kFirstPiece, kFirstPiece, a}),
+              TokenizerFixture(gguf).encode("<|endoftext|> a", KEEL_TOKENIZE_SPECIAL));
     EXPECT_EQ((Ids{user, kFirstPiece, a}), TokenizerFixture(gguf).encode("<|user|> \n\ta", KEEL_TOKENIZE_SPECIAL));
     EXPECT_EQ((Ids{user, kFirstPiece, kFirstPiece, a}),
               TokenizerFixture(spm.gguf()).encode("<|user|> a", KEEL_TOKENIZE_SPECIAL));
