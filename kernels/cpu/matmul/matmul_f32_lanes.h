@@ -77,6 +77,11 @@ KEEL_INLINE void store_block(const MatmulArgs& a, uint32_t row, uint32_t count, 
     }
 }
 
+// Into the second-level cache.
+KEEL_INLINE void fetch_far(const uint8_t* from, uint64_t bytes) {
+    for (uint64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+}
+
 // Tokens of a tile of four rows.
 template <class V>
 constexpr uint32_t kTileTokens = kAccumulators<V> / 4;
@@ -88,11 +93,6 @@ template <class V, int C>
 constexpr uint32_t direct_rows() {
     const int most = kAccumulators<V> / (C == 1 ? kParts<V> : C);
     return most >= 16 ? 16 : most >= 8 ? 8 : most >= 4 ? 4 : most >= 2 ? 2 : 1;
-}
-
-// Into the second-level cache.
-KEEL_INLINE void fetch_far(const uint8_t* from, uint64_t bytes) {
-    for (uint64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
 }
 
 // Rows [row, row + R) of the weights times C tokens; lanes of row r of token c at lanes[c * kBlockRows + r].
@@ -237,6 +237,9 @@ void multiply_group(const MatmulArgs& a, const Decoder& weights, uint32_t row, u
         const uint8_t* w =
             static_cast<const uint8_t*>(a.w) + row * a.w_row_bytes + weight_row_bytes(weights.type, decoded_k);
         uint64_t w_row_bytes = a.w_row_bytes;
+        // Rows of one panel end before the processor's own prefetcher follows them; longer ones it fetches itself.
+        const bool fetch = a.from_memory && begin == 0 && first == 0 && last;
+        const uint8_t* ahead = w + kBlockRows * w_row_bytes;
         if constexpr (kDecoded) {
             w_row_bytes = Shape::kElements * 4;
             for (uint32_t r = 0; r < rows; ++r) {
@@ -252,6 +255,10 @@ void multiply_group(const MatmulArgs& a, const Decoder& weights, uint32_t row, u
             for (uint32_t i = 0; i < tile; ++i) x[i] = token_f32(a, begin + c + i) + first;
             BlockLanes<V>* sums = lanes + (first == 0 && last ? 0 : c);
             if (first == 0) memset(sums, 0, tile * sizeof *sums);
+            if (fetch) {
+                const uint32_t r = kBlockRows * c / count, end = kBlockRows * (c + tile) / count;
+                fetch_far(ahead + r * a.w_row_bytes, (end - r) * a.w_row_bytes);
+            }
             multiply_tokens<V, Load>(w, w_row_bytes, x, tile, whole, sums);
             if constexpr (kDecoded) {
                 if (n != whole) {
