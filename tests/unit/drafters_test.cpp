@@ -431,7 +431,8 @@ TEST(Drafters, ADraftThatIsNotMadeChangesNothing) {
     }
     check(keel_session_truncate(by, 0), "truncate");
     EXPECT_EQ(0u, info_of(by).sampled_tokens);
-    const std::vector<int32_t> text = tokens_of(s), right(text.begin() + static_cast<ptrdiff_t>(ids.size()), text.end());
+    const std::vector<int32_t> text = tokens_of(s),
+                               right(text.begin() + static_cast<ptrdiff_t>(ids.size()), text.end());
     // Refused, inside a step of several rows of logits.
     std::vector<float> newest[2];
     for (const bool refused : {false, true}) {
