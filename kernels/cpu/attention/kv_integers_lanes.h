@@ -139,7 +139,8 @@ KEEL_INLINE NextTile next_tile(const TileSource& source) {
     const uint64_t row = next % a.page_tokens;
     return {page + plane.codes + row * plane.code_bytes, page + plane.scales + row * plane.scale_bytes};
 }
-// Asks for the next tile's rows bit by bit, as groups of eight rows of this one are worked on.
+// Asks for the next tile's rows bit by bit, as groups of eight rows of this one are worked on, into the second-level
+// cache as f16 rows are.
 struct FetchAhead {
     const uint8_t *at, *end;  // what is still to be asked for of the groups until now
     uint64_t part;            // bytes of a group; 0 where there is no next tile
@@ -150,7 +151,7 @@ struct FetchAhead {
             for (uint32_t i = 0; i < kAttentionTile * plane.scale_bytes; i += 64) __builtin_prefetch(next.scales + i);
     }
     KEEL_INLINE void group(FetchAhead& f) {
-        for (f.end += f.part; f.at < f.end; f.at += 64) __builtin_prefetch(f.at);
+        for (f.end += f.part; f.at < f.end; f.at += 64) __builtin_prefetch(f.at, 0, 2);
     }
 };
 
