@@ -185,6 +185,44 @@ TEST(Grammar, HundredsOfValues) {
         EXPECT_FALSE(grammar.accepts(bad)) << bad;
 }
 
+// Classes of many characters, with all the escapes that these have, side by side.
+TEST(Grammar, PatternsOfManyCharacters) {
+    const auto matches = [](const std::string& pattern, const std::string& text) {
+        const Automaton grammar("{\"type\":\"string\",\"pattern\":\"" + pattern + "\"}", true);
+        EXPECT_EQ(KEEL_OK, grammar.status) << pattern << ": " << grammar.error.reason;
+        const bool accepted = grammar.status == KEEL_OK && grammar.accepts("\"" + text + "\"");
+        EXPECT_FALSE(grammar.too_much) << pattern;
+        return accepted;
+    };
+    EXPECT_TRUE(matches("^.*a.*b.*c.*d.*e.*$", "abcde"));
+    EXPECT_FALSE(matches("^.*a.*b.*c.*d.*e.*$", "abced"));
+    EXPECT_TRUE(matches("(.+)-(.+)-(.+)-(.+)-(.+)", "a-b-c-d-e"));
+    EXPECT_FALSE(matches("(.+)-(.+)-(.+)-(.+)-(.+)", "a-b-c-d"));
+    EXPECT_TRUE(matches("^.+\\\\..+\\\\..+\\\\..+\\\\..+\\\\..+$", "1.2.3.4.5.6"));
+    std::string many, text;
+    for (int i = 0; i < 30; ++i) many += "[^x]y", text += "\\u001fy";
+    EXPECT_TRUE(matches("^" + many + "$", text));
+    EXPECT_FALSE(matches("^" + many + "$", text.substr(0, text.size() - 1) + "x"));
+    // Each character has one spelling, and belongs to a class or to its opposite.
+    for (int code = 0; code < 128; ++code) {
+        char hex[8];
+        snprintf(hex, sizeof hex, "\\u%04x", static_cast<unsigned>(code));
+        const char* const letter = code ? strchr("\"\"\\\\\bb\ff\nn\rr\tt", code) : nullptr;
+        const bool is_short = letter && (code < 0x20 || code == '"' || code == '\\');
+        const std::string spelled = is_short      ? std::string("\\") + letter[1]
+                                    : code < 0x20 ? hex
+                                                  : std::string(1, static_cast<char>(code));
+        const bool space = code == ' ' || (code >= '\t' && code <= '\r');
+        EXPECT_EQ(space, matches("^\\\\s$", spelled)) << code;
+        EXPECT_EQ(!space, matches("^\\\\S$", spelled)) << code;
+        EXPECT_EQ(code != '\n' && code != '\r', matches("^.$", spelled)) << code;
+        EXPECT_TRUE(matches("^[^x]y$", code == 'x' ? "zy" : spelled + "y")) << code;
+        if (spelled != hex) {
+            EXPECT_FALSE(matches("^.$", hex)) << code;
+        }
+    }
+}
+
 // More states than there is room for: what is forgotten on the way is computed again, with the same result.
 TEST(Grammar, FullPoolsChangeNothing) {
     const Automaton counted("root ::= ([a-z] | \"(\" root \")\"){1,700} [0-9]{1200}", false);
