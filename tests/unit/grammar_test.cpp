@@ -223,6 +223,28 @@ TEST(Grammar, PatternsOfManyCharacters) {
     }
 }
 
+// llama.cpp skips white space between an element and what repeats it; within a group line ends, too.
+TEST(Grammar, SpaceBeforeARepeat) {
+    const struct {
+        const char* text;
+        const char* yes;
+        const char* no;
+    } cases[] = {
+        {"root ::= (\"a\" | \"b\") +", "abba", ""},  {"root ::= \"a\" *", "aaa", "b"},
+        {"root ::= [0-9] {2}", "12", "1"},           {"root ::= x\t? # maybe\nx ::= \"x\"", "", "xx"},
+        {"root ::= . {\t1 , 2 } \"!\"", "ab!", "!"}, {"root ::= (\"a\"\n+ \"b\" # then\n{\n2\n})", "aabb", "ab"},
+    };
+    for (const auto& c : cases) {
+        const Automaton grammar(c.text, false);
+        ASSERT_EQ(KEEL_OK, grammar.status) << c.text << ": " << grammar.error.reason;
+        EXPECT_TRUE(grammar.accepts(c.yes)) << c.text;
+        EXPECT_FALSE(grammar.accepts(c.no)) << c.text;
+    }
+    // Outside of groups a line end ends the rule.
+    for (const char* bad : {"root ::= \"a\"\n+", "root ::= \"a\" + \n*", "root ::= \"a\" {\n2}", "root ::= + \"a\""})
+        EXPECT_EQ(KEEL_E_FILE_FORMAT, Automaton(bad, false).status) << bad;
+}
+
 // More states than there is room for: what is forgotten on the way is computed again, with the same result.
 TEST(Grammar, FullPoolsChangeNothing) {
     const Automaton counted("root ::= ([a-z] | \"(\" root \")\"){1,700} [0-9]{1200}", false);
