@@ -2,6 +2,7 @@
 // held to them.
 #include <string.h>
 
+#include <functional>
 #include <memory>
 #include <random>
 #include <sstream>
@@ -183,6 +184,67 @@ TEST(Grammar, HundredsOfValues) {
     for (const char* good : {"\"\"", "\"a\"", "\"a\\\"\""}) EXPECT_TRUE(grammar.accepts(good)) << good;
     for (const char* bad : {"\"a", "\"value\"", "\"value 07\"", "\"a\\\"", "a"})
         EXPECT_FALSE(grammar.accepts(bad)) << bad;
+}
+
+// Objects of hundreds of properties: each may follow each before it, and none behind it.
+TEST(Grammar, HundredsOfProperties) {
+    constexpr int kCount = 300;
+    // Names that begin alike, and names that do not.
+    const auto plain = [](int i) { return "p" + std::to_string(i); };
+    const auto mixed = [](int i) {
+        char hash[16];
+        snprintf(hash, sizeof hash, "%08x", static_cast<uint32_t>(i) * 2654435769u);
+        return std::string(1, static_cast<char>('a' + i * 7 % 26)) + "_" + std::string(hash, 4);
+    };
+    const std::function<std::string(int)> names[] = {plain, mixed};
+    // A few are objects themselves.
+    const auto is_object = [](int i) { return i % 50 == 7; };
+    for (const auto& name : names)
+        for (const int required : {-1, 0, 150}) {
+            std::string schema = "{\"type\":\"object\",\"properties\":{";
+            for (int i = 0; i < kCount; ++i)
+                schema +=
+                    (i ? ",\"" : "\"") + name(i) + "\":" +
+                    (is_object(i) ? "{\"properties\":{\"a\":{\"enum\":[\"x\",\"xy\"]},\"ab\":{\"type\":\"null\"}}}"
+                                  : "{\"type\":\"integer\"}");
+            schema += "}";
+            if (required >= 0) schema += ",\"required\":[\"" + name(required) + "\"]";
+            const Automaton grammar(schema + "}", true);
+            ASSERT_EQ(KEEL_OK, grammar.status) << grammar.error.reason;
+            const auto accepts = [&](const std::vector<int>& properties) {
+                std::string text = "{";
+                for (const int i : properties)
+                    text += (text == "{" ? "\"" : ", \"") + name(i) +
+                            "\": " + (is_object(i) ? "{\"a\": \"xy\", \"ab\": null}" : "1");
+                const bool accepted = grammar.accepts(text + "}");
+                EXPECT_FALSE(grammar.too_much) << text;
+                return accepted;
+            };
+            std::vector<int> all;
+            if (required >= 0) all.push_back(required);
+            for (int i = 0; i < kCount; ++i)
+                if (i != required) all.push_back(i);
+            EXPECT_TRUE(accepts(all));
+            EXPECT_EQ(required < 0, accepts({}));
+            const int first = all[0];
+            EXPECT_TRUE(accepts({first}));
+            for (int i = 1; i < kCount; ++i) {
+                EXPECT_TRUE(accepts({first, all[i]})) << all[i];
+                EXPECT_EQ(required < 0, accepts({all[i]})) << all[i];
+                EXPECT_FALSE(accepts({first, all[i], all[i]})) << all[i];
+                if (i > 1) {
+                    EXPECT_FALSE(accepts({first, all[i], all[i - 1]})) << all[i];
+                }
+            }
+            for (int i = 1; i < kCount - 2; i += 41)
+                for (int k = i + 1; k < kCount - 1; k += 13) {
+                    EXPECT_TRUE(accepts({first, all[i], all[k], all[kCount - 1]})) << all[i] << " " << all[k];
+                    EXPECT_FALSE(accepts({first, all[k], all[i], all[kCount - 1]})) << all[k] << " " << all[i];
+                }
+            EXPECT_FALSE(grammar.accepts("{\"" + name(first) + "\": 1,}"));
+            EXPECT_FALSE(grammar.accepts("{\"" + name(first) + "x\": 1}"));
+            EXPECT_FALSE(grammar.too_much);
+        }
 }
 
 // Classes of many characters, with all the escapes that these have, side by side.
