@@ -827,13 +827,16 @@ Fragment SchemaReader::string(Span value) {
     }
     if (!least && !most) return primitive(kString);
     const uint32_t low = least ? number(least) : 0, high = most ? number(most) : UINT32_MAX;
+    if (low > high) fail(least.at, "minLength above maxLength", KEEL_E_FILE_LIMIT);
     return then(then(text("\""), builder_.repeat(primitive(kCharacter), low, high)), token("\""));
 }
 
 Fragment SchemaReader::array(Span value, uint32_t depth) {
     const Span items = member(value, "items"), least = member(value, "minItems"), most = member(value, "maxItems");
     const uint32_t element = rule_for(items ? schema(items, depth + 1) : primitive(kValue));
-    return list_of("[", "]", element, least ? number(least) : 0, most ? number(most) : UINT32_MAX);
+    const uint32_t low = least ? number(least) : 0, high = most ? number(most) : UINT32_MAX;
+    if (low > high) fail(least.at, "minItems above maxItems", KEEL_E_FILE_LIMIT);
+    return list_of("[", "]", element, low, high);
 }
 
 // What a $ref means, references that it goes through included.

@@ -132,6 +132,9 @@ TEST(Grammar, RefusalsNameThePlace) {
         {"{\"type\": \"number\", \"minimum\": 0.5}", true, KEEL_E_UNSUPPORTED, 30,
          "a bound with a fraction, of numbers that are not whole"},
         {"{\"type\": \"odd\"}", true, KEEL_E_FILE_FORMAT, 9, "there is no such type"},
+        {"{\"minItems\": 1, \"maxItems\": 0}", true, KEEL_E_FILE_LIMIT, 13, "minItems above maxItems"},
+        {"{\"minItems\": 3, \"maxItems\": 2}", true, KEEL_E_FILE_LIMIT, 13, "minItems above maxItems"},
+        {"{\"minLength\": 1, \"maxLength\": 0}", true, KEEL_E_FILE_LIMIT, 14, "minLength above maxLength"},
     };
     for (const auto& c : cases) {
         const Automaton grammar(c.text, c.schema);
