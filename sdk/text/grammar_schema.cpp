@@ -1,6 +1,7 @@
 // A JSON Schema to the graph of a grammar, read in place: members are found by scanning the text again, which takes no
 // memory. What is accepted is JSON that the schema allows, spelled as llama.cpp's converter has it: the properties of
-// an object come in the schema's order, required ones first, and white space is bounded.
+// an object come in the schema's order, required ones first, and white space is bounded. An escaped surrogate pair is
+// one character, and half of one is none.
 //
 // Keywords: type (also a list), properties, required, additionalProperties, items, minItems, maxItems, minLength,
 // maxLength, pattern (grammar_pattern.cpp), minimum, maximum, exclusiveMinimum, exclusiveMaximum (grammar_numbers.cpp),
@@ -286,7 +287,10 @@ Fragment SchemaReader::primitive(Primitive p) {
 Fragment SchemaReader::define(Primitive p) {
     static constexpr CodeRange kTabs[] = {{'\t', '\t'}, {' ', ' '}}, kOneToNine[] = {{'1', '9'}},
                                kSign[] = {{'+', '+'}, {'-', '-'}}, kE[] = {{'E', 'E'}, {'e', 'e'}},
-                               kHex[] = {{'0', '9'}, {'A', 'F'}, {'a', 'f'}},
+                               kHex[] = {{'0', '9'}, {'A', 'F'}, {'a', 'f'}}, kD[] = {{'D', 'D'}, {'d', 'd'}},
+                               kNotD[] = {{'0', '9'}, {'A', 'C'}, {'E', 'F'}, {'a', 'c'}, {'e', 'f'}},
+                               kZeroToSeven[] = {{'0', '7'}}, kHigh[] = {{'8', '9'}, {'A', 'B'}, {'a', 'b'}},
+                               kLow[] = {{'C', 'F'}, {'c', 'f'}},
                                kEscaped[] = {{'"', '"'}, {'/', '/'}, {'\\', '\\'}, {'b', 'b'},
                                              {'f', 'f'}, {'n', 'n'}, {'r', 'r'},   {'t', 't'}},
                                kSpecial[] = {{0, 0x1f}, {'"', '"'}, {'\\', '\\'}, {0x7f, 0x7f}};
@@ -296,9 +300,20 @@ Fragment SchemaReader::define(Primitive p) {
             return builder_.repeat(builder_.either(text(" "), line), 0, 1);
         }
         case kCharacter: {
-            const Fragment unicode = then(text("u"), builder_.repeat(one_of(kHex, 3), 4, 4));
-            const Fragment escape = then(text("\\"), builder_.either(one_of(kEscaped, 8), unicode));
-            return builder_.either(one_of(kSpecial, 4, true), escape);
+            // \uXXXX, where one of d800 to dbff and one of dc00 to dfff together are one character.
+            const uint32_t hex = rule_for(one_of(kHex, 3));
+            const auto hex_digits = [&](uint32_t n) {
+                Fragment out = builder_.call(hex);
+                while (--n) out = then(out, builder_.call(hex));
+                return out;
+            };
+            const Fragment low = then(then(text("\\u"), one_of(kD, 2)), then(one_of(kLow, 2), hex_digits(2))),
+                           pair = then(then(one_of(kHigh, 3), hex_digits(2)), low),
+                           alone = then(one_of(kZeroToSeven, 1), hex_digits(2)),
+                           unicode = builder_.either(then(one_of(kNotD, 5), hex_digits(3)),
+                                                     then(one_of(kD, 2), builder_.either(alone, pair)));
+            const Fragment escape = builder_.either(one_of(kEscaped, 8), then(text("u"), unicode));
+            return builder_.either(one_of(kSpecial, 4, true), then(text("\\"), escape));
         }
         case kString:
             return then(then(text("\""), builder_.repeat(primitive(kCharacter), 0, UINT32_MAX)), token("\""));

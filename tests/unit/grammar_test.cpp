@@ -310,6 +310,21 @@ TEST(Grammar, SpaceBeforeARepeat) {
         EXPECT_EQ(KEEL_E_FILE_FORMAT, Automaton(bad, false).status) << bad;
 }
 
+// An escaped surrogate pair is one character, and half of one is none.
+TEST(Grammar, SurrogatePairsAreOneCharacter) {
+    const Automaton one("{\"type\":\"string\",\"minLength\":1,\"maxLength\":1}", true);
+    for (const char* good : {"\"a\"", "\"\\ud83d\\uDe00\"", "\"\\uDBFF\\udc00\"", "\"\\ud7ff\"", "\"\\uE000\"",
+                             "\"\\u00e9\"", "\"\\n\"", "\"\xf0\x9f\x98\x80\""})
+        EXPECT_TRUE(one.accepts(good)) << good;
+    for (const char* bad : {"\"\\ud83d\"", "\"\\ude00\"", "\"\\ude00\\ud83d\"", "\"\\ud83da\"", "\"\\ud83d\\u0041\"",
+                            "\"\\ud83d\\ude00a\"", "\"\\ud83d\\ud83d\"", "\"\\ud83d\\n\""})
+        EXPECT_FALSE(one.accepts(bad)) << bad;
+    const Automaton any("{\"type\":\"string\"}", true);
+    EXPECT_TRUE(any.accepts("\"x\\ud83d\\ude00\\uD83D\\uDE00y\""));
+    EXPECT_FALSE(any.accepts("\"x\\ud83d\""));
+    EXPECT_FALSE(any.accepts("\"\\udc00\""));
+}
+
 // More states than there is room for: what is forgotten on the way is computed again, with the same result.
 TEST(Grammar, FullPoolsChangeNothing) {
     const Automaton counted("root ::= ([a-z] | \"(\" root \")\"){1,700} [0-9]{1200}", false);
