@@ -26,12 +26,15 @@ class GrammarBuilder {
     void fail(keel_status status, size_t at, const char* what, const char* name = nullptr, size_t name_bytes = 0);
 
     Fragment nothing() { return single(GrammarNode::kJump); }
+    // A node for each byte, one behind the other: those behind k of them begin at start + k.
     Fragment bytes(const char* text, size_t n);
     Fragment code_point(uint32_t code);
     // Any code point of the ranges; `ranges` is sorted. None: a fragment that takes nothing at all.
     Fragment any_of(CodeRange* ranges, uint32_t count, bool negated);
     Fragment sequence(Fragment a, Fragment b);
     Fragment either(Fragment a, Fragment b);
+    // Either of two that end in the same node.
+    Fragment fork(Fragment a, Fragment b) { return {add(GrammarNode::kSplit, 0, 0, a.start, b.start), a.last}; }
     Fragment repeat(Fragment body, uint32_t at_least, uint32_t at_most);  // UINT32_MAX: without end
 
     // Rules by number; calls may stand in front of the definition.

@@ -29,7 +29,7 @@ class GbnfReader {
     Fragment alternates(uint32_t nesting);
     Fragment one_sequence(uint32_t nesting);
     Fragment element(uint32_t nesting);
-    Fragment repeated(Fragment body);
+    Fragment repeated(Fragment body, bool lines);
     Fragment char_class();
     uint32_t character();
     uint32_t number();
@@ -119,8 +119,7 @@ Fragment GbnfReader::one_sequence(uint32_t nesting) {
         const char c = peek();
         if (c != '"' && c != '[' && c != '(' && c != '.' && !is_name_character(c)) break;
         const Fragment one = element(nesting);
-        out = builder_.sequence(out, repeated(one));
-        blanks(nesting > 0);
+        out = builder_.sequence(out, repeated(one, nesting > 0));
     }
     return out;
 }
@@ -154,26 +153,26 @@ Fragment GbnfReader::element(uint32_t nesting) {
     return builder_.call(rule_of(name));
 }
 
-Fragment GbnfReader::repeated(Fragment body) {
-    // Behind an element, postfixes one after the other, as in llama.cpp.
-    for (; ok(); blanks(false)) {
+// Behind an element white space and postfixes, one after the other, as in llama.cpp; line ends only with `lines`.
+Fragment GbnfReader::repeated(Fragment body, bool lines) {
+    for (blanks(lines); ok(); blanks(lines)) {
         const char c = peek();
         if (c == '*' || c == '+' || c == '?') {
             ++at_;
             body = builder_.repeat(body, c == '+', c == '?' ? 1 : UINT32_MAX);
         } else if (c == '{') {
             ++at_;
-            blanks(false);
+            blanks(lines);
             uint32_t low = 0, high = UINT32_MAX;
             const bool has_low = peek() != ',';
             if (has_low) low = high = number();
-            blanks(false);
+            blanks(lines);
             if (peek() == ',') {
                 ++at_;
-                blanks(false);
+                blanks(lines);
                 high = peek() == '}' ? UINT32_MAX : number();
             }
-            blanks(false);
+            blanks(lines);
             if (ok() && peek() != '}') fail("expected }");
             ++at_;
             if (ok()) body = builder_.repeat(body, low, high);

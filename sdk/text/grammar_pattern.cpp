@@ -76,6 +76,10 @@ class PatternReader {
 
 // Kept sorted by where they begin.
 void PatternReader::add(Ranges* out, CodeRange range) {
+    if (out->count && range.low == out->range[out->count - 1].high + 1) {
+        out->range[out->count - 1].high = range.high;
+        return;
+    }
     if (out->count == kMaxClassRanges)
         builder_.fail(KEEL_E_FILE_LIMIT, place_, "a pattern with a class of more than 64 ranges");
     if (!ok()) return;
@@ -110,12 +114,6 @@ Fragment PatternReader::characters(Ranges* ranges) {
             if (code >= ranges->range[i].low && code <= ranges->range[i].high) return true;
         return false;
     };
-    Fragment out = {};
-    bool any = false;
-    const auto also = [&](Fragment one) {
-        out = any ? builder_.either(out, one) : one;
-        any = true;
-    };
     Ranges plain = {};
     for (uint32_t i = 0; i < ranges->count; ++i) {
         // The parts of the range that need no escape.
@@ -126,24 +124,30 @@ Fragment PatternReader::characters(Ranges* ranges) {
             if (low <= high) add(&plain, {low, high});
         }
     }
-    if (plain.count) also(builder_.any_of(plain.range, plain.count, false));
-    for (uint32_t code = 0; code <= '\\' && ok(); ++code) {
+    Ranges letters = {}, last_digits[2] = {};  // of the escapes: those of \u000X and \u001X
+    for (uint32_t code = 0; code <= '\\'; ++code) {
         if ((code >= 0x20 && code != '"' && code != '\\') || !holds(code)) continue;
-        char escape[] = "\\u00..";
-        size_t bytes = 6;
+        Ranges* to = &last_digits[code >> 4 & 1];
+        char last = "0123456789abcdef"[code & 15];
         for (const auto& known : kEscapes)
             if (static_cast<uint32_t>(known.code) == code) {
-                escape[1] = known.letter;
-                bytes = 2;
+                to = &letters;
+                last = known.letter;
             }
-        if (bytes == 6) {
-            escape[4] = static_cast<char>('0' + (code >> 4));
-            escape[5] = "0123456789abcdef"[code & 15];
-        }
-        also(builder_.bytes(escape, bytes));
+        add(to, {static_cast<uint8_t>(last), static_cast<uint8_t>(last)});
     }
-    if (!any) return builder_.any_of(nullptr, 0, false);  // nothing at all
-    return out;
+    // What escapes begin with is written once, so that it is one way.
+    const auto also = [this](Fragment* out, Fragment one) { *out = out->start ? builder_.either(*out, one) : one; };
+    const auto any_of = [this](Ranges* of) { return builder_.any_of(of->range, of->count, false); };
+    Fragment digits = {}, escapes = {}, out = {};
+    for (uint32_t i = 0; i < 2; ++i)
+        if (last_digits[i].count)
+            also(&digits, builder_.sequence(builder_.bytes(&"01"[i], 1), any_of(&last_digits[i])));
+    if (letters.count) also(&escapes, any_of(&letters));
+    if (digits.start) also(&escapes, builder_.sequence(builder_.bytes("u00", 3), digits));
+    if (plain.count) also(&out, any_of(&plain));
+    if (escapes.start) also(&out, builder_.sequence(builder_.bytes("\\", 1), escapes));
+    return out.start ? out : builder_.any_of(nullptr, 0, false);  // nothing at all
 }
 
 Fragment PatternReader::read() {

@@ -1,6 +1,7 @@
 // A JSON Schema to the graph of a grammar, read in place: members are found by scanning the text again, which takes no
 // memory. What is accepted is JSON that the schema allows, spelled as llama.cpp's converter has it: the properties of
-// an object come in the schema's order, required ones first, and white space is bounded.
+// an object come in the schema's order, required ones first, and white space is bounded. An escaped surrogate pair is
+// one character, and half of one is none.
 //
 // Keywords: type (also a list), properties, required, additionalProperties, items, minItems, maxItems, minLength,
 // maxLength, pattern (grammar_pattern.cpp), minimum, maximum, exclusiveMinimum, exclusiveMaximum (grammar_numbers.cpp),
@@ -18,7 +19,7 @@ namespace {
 constexpr uint32_t kMaxDepth = 24;
 constexpr uint32_t kMaxReferences = 64;
 constexpr uint32_t kMaxPatternBytes = 1024;
-constexpr uint32_t kMaxStrings = 1024;   // of one enum
+constexpr uint32_t kMaxTexts = 1024;     // of one enum, and properties of objects within each other
 constexpr uint32_t kMaxLooks = 20000;    // at schemas, to see what they have in common
 constexpr uint64_t kMaxRead = 1u << 28;  // bytes, over and over
 constexpr uint32_t kMaxMerged = 16;      // schemas of one allOf
@@ -28,6 +29,12 @@ struct Span {
     size_t at, end;
     size_t bytes() const { return end - at; }
     explicit operator bool() const { return end > at; }
+};
+
+// A value of an enum, or the name of a property. What begins with the nodes of the text, if these are written.
+struct Text {
+    uint32_t at, bytes;
+    Fragment written;
 };
 
 // Schemas that one object is of, all of them.
@@ -83,8 +90,10 @@ class SchemaReader {
     void check_keywords(Span object);
     void check_type(Span value, Span type);
     Fragment one_of_list(Span list, Span type, bool values, bool exactly_one, uint32_t depth);
-    Fragment strings_of(const Span* values, uint32_t count, size_t shared);
-    uint32_t sorted_strings(Span list, Span* out);
+    void sort_in(Text one, Text* texts, uint32_t* count);
+    Fragment any_text(const Text* texts, uint32_t count, size_t shared, Fragment end);
+    Fragment some_in_order(uint32_t first, bool written);
+    bool read_strings(Span list, Text* out, uint32_t* count);
     Fragment of_type(const char* type, Span value, uint32_t depth);
     uint32_t unescaped(Span string, char* out);
     void refuse_beside(Span object, Span keyword, const char* const* allowed, uint32_t count);
@@ -108,7 +117,8 @@ class SchemaReader {
     uint32_t reference_count_ = 0;
     uint32_t looks_ = 0;
     uint64_t read_ = 0;
-    Span strings_[kMaxStrings];
+    uint32_t text_count_ = 0;  // properties of the objects that are being read
+    Text texts_[kMaxTexts];
 };
 
 // ---- JSON text ----
@@ -277,7 +287,10 @@ Fragment SchemaReader::primitive(Primitive p) {
 Fragment SchemaReader::define(Primitive p) {
     static constexpr CodeRange kTabs[] = {{'\t', '\t'}, {' ', ' '}}, kOneToNine[] = {{'1', '9'}},
                                kSign[] = {{'+', '+'}, {'-', '-'}}, kE[] = {{'E', 'E'}, {'e', 'e'}},
-                               kHex[] = {{'0', '9'}, {'A', 'F'}, {'a', 'f'}},
+                               kHex[] = {{'0', '9'}, {'A', 'F'}, {'a', 'f'}}, kD[] = {{'D', 'D'}, {'d', 'd'}},
+                               kNotD[] = {{'0', '9'}, {'A', 'C'}, {'E', 'F'}, {'a', 'c'}, {'e', 'f'}},
+                               kZeroToSeven[] = {{'0', '7'}}, kHigh[] = {{'8', '9'}, {'A', 'B'}, {'a', 'b'}},
+                               kLow[] = {{'C', 'F'}, {'c', 'f'}},
                                kEscaped[] = {{'"', '"'}, {'/', '/'}, {'\\', '\\'}, {'b', 'b'},
                                              {'f', 'f'}, {'n', 'n'}, {'r', 'r'},   {'t', 't'}},
                                kSpecial[] = {{0, 0x1f}, {'"', '"'}, {'\\', '\\'}, {0x7f, 0x7f}};
@@ -287,9 +300,20 @@ Fragment SchemaReader::define(Primitive p) {
             return builder_.repeat(builder_.either(text(" "), line), 0, 1);
         }
         case kCharacter: {
-            const Fragment unicode = then(text("u"), builder_.repeat(one_of(kHex, 3), 4, 4));
-            const Fragment escape = then(text("\\"), builder_.either(one_of(kEscaped, 8), unicode));
-            return builder_.either(one_of(kSpecial, 4, true), escape);
+            // \uXXXX, where one of d800 to dbff and one of dc00 to dfff together are one character.
+            const uint32_t hex = rule_for(one_of(kHex, 3));
+            const auto hex_digits = [&](uint32_t n) {
+                Fragment out = builder_.call(hex);
+                while (--n) out = then(out, builder_.call(hex));
+                return out;
+            };
+            const Fragment low = then(then(text("\\u"), one_of(kD, 2)), then(one_of(kLow, 2), hex_digits(2))),
+                           pair = then(then(one_of(kHigh, 3), hex_digits(2)), low),
+                           alone = then(one_of(kZeroToSeven, 1), hex_digits(2)),
+                           unicode = builder_.either(then(one_of(kNotD, 5), hex_digits(3)),
+                                                     then(one_of(kD, 2), builder_.either(alone, pair)));
+            const Fragment escape = builder_.either(one_of(kEscaped, 8), then(text("u"), unicode));
+            return builder_.either(one_of(kSpecial, 4, true), then(text("\\"), escape));
         }
         case kString:
             return then(then(text("\""), builder_.repeat(primitive(kCharacter), 0, UINT32_MAX)), token("\""));
@@ -575,48 +599,54 @@ Fragment SchemaReader::schema(Span value, uint32_t depth) {
     return primitive(kValue);
 }
 
-// A list of strings, with what begins alike written once: so that one of hundreds is not as many alternatives. `values`
-// are sorted, as they stand in the text; they are alike in the first `shared` bytes, which are written.
-Fragment SchemaReader::strings_of(const Span* values, uint32_t count, size_t shared) {
+// Puts a text where it belongs by its bytes, unless it is there.
+void SchemaReader::sort_in(Text one, Text* texts, uint32_t* count) {
+    const auto order = [this](const Text& a, const Text& b) {
+        const int first = memcmp(text_ + a.at, text_ + b.at, a.bytes < b.bytes ? a.bytes : b.bytes);
+        return first ? first : a.bytes < b.bytes ? -1 : a.bytes > b.bytes;
+    };
+    uint32_t place = *count;
+    while (place > 0 && order(one, texts[place - 1]) < 0) --place;
+    if (place > 0 && order(one, texts[place - 1]) == 0) return;
+    memmove(texts + place + 1, texts + place, (*count - place) * sizeof texts[0]);
+    texts[place] = one;
+    ++*count;
+}
+
+// Any of the texts, which are sorted, with what begins alike written once: so that one of hundreds is not as many
+// alternatives. They are alike in the first `shared` bytes, which are written. Behind those that are not written yet
+// stands `end`.
+Fragment SchemaReader::any_text(const Text* texts, uint32_t count, size_t shared, Fragment end) {
     if (!ok()) return {};
-    if (count == 1) return then(builder_.bytes(text_ + values[0].at + shared, values[0].bytes() - shared), space());
+    if (count == 1) {
+        const Fragment written = texts[0].written;
+        if (written.start) return {static_cast<uint16_t>(written.start + shared), written.last};
+        return then(builder_.bytes(text_ + texts[0].at + shared, texts[0].bytes - shared), end);
+    }
     Fragment out = {};
-    bool any = false;
-    for (uint32_t i = 0, end = 0; i < count && ok(); i = end) {
+    for (uint32_t i = 0, next = 0; i < count && ok(); i = next) {
         // Those with one next byte, and all they have in common. The first is the shortest; no other one ends there, as
         // quotes end them and equal ones were left out.
-        const auto byte = [&](uint32_t k, size_t at) { return text_[values[k].at + at]; };
-        for (end = i; end < count && byte(end, shared) == byte(i, shared);) ++end;
-        size_t alike = shared + 1;
-        while (end - i > 1 && byte(i, alike) == byte(end - 1, alike)) ++alike;
-        Fragment one = end - i > 1 ? then(builder_.bytes(text_ + values[i].at + shared, alike - shared),
-                                          strings_of(values + i, end - i, alike))
-                                   : strings_of(values + i, 1, shared);
-        out = any ? builder_.either(out, one) : one;
-        any = true;
+        const auto byte = [&](uint32_t k, size_t at) { return text_[texts[k].at + at]; };
+        for (next = i; next < count && byte(next, shared) == byte(i, shared);) ++next;
+        size_t alike = shared;
+        while (next - i > 1 && byte(i, alike) == byte(next - 1, alike)) ++alike;
+        Fragment one = any_text(texts + i, next - i, alike, end);
+        if (alike > shared) one = then(builder_.bytes(text_ + texts[i].at + shared, alike - shared), one);
+        out = out.start ? builder_.fork(out, one) : one;
     }
     return out;
 }
 
-// A list of nothing but strings, sorted by their bytes, once each; 0 for another one.
-uint32_t SchemaReader::sorted_strings(Span list, Span* out) {
-    uint32_t count = 0;
+// Whether it is a list of nothing but strings; these, sorted by their bytes, once each.
+bool SchemaReader::read_strings(Span list, Text* out, uint32_t* count) {
+    *count = 0;
     Span value;
     for (size_t at = list.at + 1; next(&at, nullptr, &value);) {
-        if (text_[value.at] != '"' || count == kMaxStrings) return 0;
-        const auto order = [&](Span a, Span b) {
-            const size_t bytes = a.bytes() < b.bytes() ? a.bytes() : b.bytes();
-            const int first = memcmp(text_ + a.at, text_ + b.at, bytes);
-            return first ? first : a.bytes() < b.bytes() ? -1 : a.bytes() > b.bytes();
-        };
-        uint32_t place = count;
-        while (place > 0 && order(value, out[place - 1]) < 0) --place;
-        if (place > 0 && order(value, out[place - 1]) == 0) continue;
-        memmove(out + place + 1, out + place, (count - place) * sizeof out[0]);
-        out[place] = value;
-        ++count;
+        if (text_[value.at] != '"' || out + *count == texts_ + kMaxTexts) return false;
+        sort_in({static_cast<uint32_t>(value.at), static_cast<uint32_t>(value.bytes()), {}}, out, count);
     }
-    return count;
+    return *count > 0;
 }
 
 // Values, or schemas, of a list.
@@ -626,9 +656,12 @@ Fragment SchemaReader::one_of_list(Span list, Span type, bool values, bool exact
     bool any = false;
     Span entry, other;
     if (values && ok()) {
-        const uint32_t count = sorted_strings(list, strings_);
-        if (count) check_type(strings_[0], type);
-        if (count) return strings_of(strings_, count, 0);
+        Text* const texts = texts_ + text_count_;
+        uint32_t count;
+        if (read_strings(list, texts, &count)) {
+            check_type({texts[0].at, texts[0].at + texts[0].bytes}, type);
+            return any_text(texts, count, 0, space());
+        }
     }
     for (size_t at = list.at + 1; ok() && next(&at, nullptr, &entry);) {
         if (values) check_type(entry, type);
@@ -809,13 +842,16 @@ Fragment SchemaReader::string(Span value) {
     }
     if (!least && !most) return primitive(kString);
     const uint32_t low = least ? number(least) : 0, high = most ? number(most) : UINT32_MAX;
+    if (low > high) fail(least.at, "minLength above maxLength", KEEL_E_FILE_LIMIT);
     return then(then(text("\""), builder_.repeat(primitive(kCharacter), low, high)), token("\""));
 }
 
 Fragment SchemaReader::array(Span value, uint32_t depth) {
     const Span items = member(value, "items"), least = member(value, "minItems"), most = member(value, "maxItems");
     const uint32_t element = rule_for(items ? schema(items, depth + 1) : primitive(kValue));
-    return list_of("[", "]", element, least ? number(least) : 0, most ? number(most) : UINT32_MAX);
+    const uint32_t low = least ? number(least) : 0, high = most ? number(most) : UINT32_MAX;
+    if (low > high) fail(least.at, "minItems above maxItems", KEEL_E_FILE_LIMIT);
+    return list_of("[", "]", element, low, high);
 }
 
 // What a $ref means, references that it goes through included.
@@ -907,8 +943,8 @@ Fragment SchemaReader::object(const Merged& merged, uint32_t depth) {
         return list_of("{", "}", rule_for(pair_of_any(any)), 0, UINT32_MAX);
     }
     if (others && !is(others, "false")) fail(others.at, "additionalProperties beside properties", KEEL_E_UNSUPPORTED);
-    uint32_t count = 0, part = 0;
-    for (size_t at = 0; next_property(merged, &part, &at, &key, &inner); ++count) {
+    uint32_t part = 0;
+    for (size_t at = 0; next_property(merged, &part, &at, &key, &inner);) {
         uint32_t other = part;
         size_t behind = at;
         Span again, unused;
@@ -918,33 +954,54 @@ Fragment SchemaReader::object(const Merged& merged, uint32_t depth) {
     const auto pair = [&] {
         return then(then(builder_.bytes(text_ + key.at, key.bytes()), token(":")), schema(inner, depth + 1));
     };
+    // Required ones first.
     Fragment body = builder_.nothing();
-    if (required) {
-        bool any = false;
-        part = 0;
-        for (size_t at = 0; ok() && next_property(merged, &part, &at, &key, &inner);) {
-            if (!is_required(merged, key)) continue;
-            if (any) body = then(body, token(","));
-            body = then(body, pair());
-            any = true;
-        }
-        part = 0;
-        for (size_t at = 0; ok() && next_property(merged, &part, &at, &key, &inner);)
-            if (!is_required(merged, key)) body = then(body, builder_.repeat(then(token(","), pair()), 0, 1));
-        return then(then(token("{"), body), token("}"));
+    bool any = false;
+    part = 0;
+    for (size_t at = 0; required && ok() && next_property(merged, &part, &at, &key, &inner);) {
+        if (!is_required(merged, key)) continue;
+        if (any) body = then(body, token(","));
+        body = then(body, pair());
+        any = true;
     }
-    // All are optional: `some` is what may follow the first i of them when nothing is written yet, `more` when there
-    // is. Both go through the properties from the last to the first, by their number.
-    Fragment some = builder_.nothing(), more = builder_.nothing();
+    const uint32_t first = text_count_;
+    part = 0;
+    for (size_t at = 0; ok() && next_property(merged, &part, &at, &key, &inner);) {
+        if (required && is_required(merged, key)) continue;
+        const Fragment one = pair();
+        if (text_count_ == kMaxTexts) fail(key.at, "more than 1,024 properties", KEEL_E_FILE_LIMIT);
+        if (ok()) texts_[text_count_++] = {static_cast<uint32_t>(key.at), static_cast<uint32_t>(key.bytes()), one};
+    }
+    body = then(body, some_in_order(first, required));
+    text_count_ = first;
+    return then(then(token("{"), body), token("}"));
+}
+
+// Any of the properties from `first` on, in their order, with commas between them, and in front of them where others
+// are `written`. Behind a property may come each one up to the next multiple of 8, from there each group of 8 up to the
+// next multiple of 64, and from there each group of 64. A group has what its names begin with written once: so there
+// are few ways at a time, however many properties there are.
+Fragment SchemaReader::some_in_order(uint32_t first, bool written) {
+    static constexpr uint32_t kGroups[] = {1, 8, 64};
+    constexpr uint32_t kLevels = sizeof kGroups / sizeof kGroups[0];
+    const Fragment end = builder_.nothing();
+    const uint32_t count = text_count_ - first;
+    Text* const texts = texts_ + first;
+    Fragment from[kLevels] = {}, rest = end;  // what begins at the next group of a level; what may follow a property
     for (uint32_t i = count; i-- > 0 && ok();) {
-        size_t at = 0;
-        part = 0;
-        for (uint32_t k = 0; k <= i; ++k) next_property(merged, &part, &at, &key, &inner);
-        const uint32_t one = rule_for(pair()), rest = rule_for(more);
-        more = then(builder_.repeat(then(token(","), builder_.call(one)), 0, 1), builder_.call(rest));
-        some = builder_.either(then(builder_.call(one), builder_.call(rest)), some);
+        then(texts[i].written, rest);
+        texts[i].written.last = end.last;
+        uint32_t level = kLevels - 1;
+        while (i % kGroups[level]) --level;
+        const uint32_t size = kGroups[level] < count - i ? kGroups[level] : count - i;
+        for (uint32_t k = 0, sorted = 0; k < size; ++k) sort_in(texts[i + k], texts + i, &sorted);
+        Fragment next = any_text(texts + i, size, 0, end);
+        if (i + size < count) next = builder_.fork(next, from[level]);
+        for (uint32_t k = 0; k <= level; ++k) from[k] = next;
+        const Fragment more = i > 0 || written ? then(token(","), next) : next;
+        rest = builder_.fork(more, end);
     }
-    return then(then(token("{"), some), token("}"));
+    return {rest.start, end.last};
 }
 
 uint32_t SchemaReader::read() {

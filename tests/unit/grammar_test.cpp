@@ -2,6 +2,7 @@
 // held to them.
 #include <string.h>
 
+#include <functional>
 #include <memory>
 #include <random>
 #include <sstream>
@@ -131,6 +132,9 @@ TEST(Grammar, RefusalsNameThePlace) {
         {"{\"type\": \"number\", \"minimum\": 0.5}", true, KEEL_E_UNSUPPORTED, 30,
          "a bound with a fraction, of numbers that are not whole"},
         {"{\"type\": \"odd\"}", true, KEEL_E_FILE_FORMAT, 9, "there is no such type"},
+        {"{\"minItems\": 1, \"maxItems\": 0}", true, KEEL_E_FILE_LIMIT, 13, "minItems above maxItems"},
+        {"{\"minItems\": 3, \"maxItems\": 2}", true, KEEL_E_FILE_LIMIT, 13, "minItems above maxItems"},
+        {"{\"minLength\": 1, \"maxLength\": 0}", true, KEEL_E_FILE_LIMIT, 14, "minLength above maxLength"},
     };
     for (const auto& c : cases) {
         const Automaton grammar(c.text, c.schema);
@@ -183,6 +187,142 @@ TEST(Grammar, HundredsOfValues) {
     for (const char* good : {"\"\"", "\"a\"", "\"a\\\"\""}) EXPECT_TRUE(grammar.accepts(good)) << good;
     for (const char* bad : {"\"a", "\"value\"", "\"value 07\"", "\"a\\\"", "a"})
         EXPECT_FALSE(grammar.accepts(bad)) << bad;
+}
+
+// Objects of hundreds of properties: each may follow each before it, and none behind it.
+TEST(Grammar, HundredsOfProperties) {
+    constexpr int kCount = 300;
+    // Names that begin alike, and names that do not.
+    const auto plain = [](int i) { return "p" + std::to_string(i); };
+    const auto mixed = [](int i) {
+        char hash[16];
+        snprintf(hash, sizeof hash, "%08x", static_cast<uint32_t>(i) * 2654435769u);
+        return std::string(1, static_cast<char>('a' + i * 7 % 26)) + "_" + std::string(hash, 4);
+    };
+    const std::function<std::string(int)> names[] = {plain, mixed};
+    // A few are objects themselves.
+    const auto is_object = [](int i) { return i % 50 == 7; };
+    for (const auto& name : names)
+        for (const int required : {-1, 0, 150}) {
+            std::string schema = "{\"type\":\"object\",\"properties\":{";
+            for (int i = 0; i < kCount; ++i)
+                schema +=
+                    (i ? ",\"" : "\"") + name(i) + "\":" +
+                    (is_object(i) ? "{\"properties\":{\"a\":{\"enum\":[\"x\",\"xy\"]},\"ab\":{\"type\":\"null\"}}}"
+                                  : "{\"type\":\"integer\"}");
+            schema += "}";
+            if (required >= 0) schema += ",\"required\":[\"" + name(required) + "\"]";
+            const Automaton grammar(schema + "}", true);
+            ASSERT_EQ(KEEL_OK, grammar.status) << grammar.error.reason;
+            const auto accepts = [&](const std::vector<int>& properties) {
+                std::string text = "{";
+                for (const int i : properties)
+                    text += (text == "{" ? "\"" : ", \"") + name(i) +
+                            "\": " + (is_object(i) ? "{\"a\": \"xy\", \"ab\": null}" : "1");
+                const bool accepted = grammar.accepts(text + "}");
+                EXPECT_FALSE(grammar.too_much) << text;
+                return accepted;
+            };
+            std::vector<int> all;
+            if (required >= 0) all.push_back(required);
+            for (int i = 0; i < kCount; ++i)
+                if (i != required) all.push_back(i);
+            EXPECT_TRUE(accepts(all));
+            EXPECT_EQ(required < 0, accepts({}));
+            const int first = all[0];
+            EXPECT_TRUE(accepts({first}));
+            for (int i = 1; i < kCount; ++i) {
+                EXPECT_TRUE(accepts({first, all[i]})) << all[i];
+                EXPECT_EQ(required < 0, accepts({all[i]})) << all[i];
+                EXPECT_FALSE(accepts({first, all[i], all[i]})) << all[i];
+                if (i > 1) {
+                    EXPECT_FALSE(accepts({first, all[i], all[i - 1]})) << all[i];
+                }
+            }
+            for (int i = 1; i < kCount - 2; i += 41)
+                for (int k = i + 1; k < kCount - 1; k += 13) {
+                    EXPECT_TRUE(accepts({first, all[i], all[k], all[kCount - 1]})) << all[i] << " " << all[k];
+                    EXPECT_FALSE(accepts({first, all[k], all[i], all[kCount - 1]})) << all[k] << " " << all[i];
+                }
+            EXPECT_FALSE(grammar.accepts("{\"" + name(first) + "\": 1,}"));
+            EXPECT_FALSE(grammar.accepts("{\"" + name(first) + "x\": 1}"));
+            EXPECT_FALSE(grammar.too_much);
+        }
+}
+
+// Classes of many characters, with all the escapes that these have, side by side.
+TEST(Grammar, PatternsOfManyCharacters) {
+    const auto matches = [](const std::string& pattern, const std::string& text) {
+        const Automaton grammar("{\"type\":\"string\",\"pattern\":\"" + pattern + "\"}", true);
+        EXPECT_EQ(KEEL_OK, grammar.status) << pattern << ": " << grammar.error.reason;
+        const bool accepted = grammar.status == KEEL_OK && grammar.accepts("\"" + text + "\"");
+        EXPECT_FALSE(grammar.too_much) << pattern;
+        return accepted;
+    };
+    EXPECT_TRUE(matches("^.*a.*b.*c.*d.*e.*$", "abcde"));
+    EXPECT_FALSE(matches("^.*a.*b.*c.*d.*e.*$", "abced"));
+    EXPECT_TRUE(matches("(.+)-(.+)-(.+)-(.+)-(.+)", "a-b-c-d-e"));
+    EXPECT_FALSE(matches("(.+)-(.+)-(.+)-(.+)-(.+)", "a-b-c-d"));
+    EXPECT_TRUE(matches("^.+\\\\..+\\\\..+\\\\..+\\\\..+\\\\..+$", "1.2.3.4.5.6"));
+    std::string many, text;
+    for (int i = 0; i < 30; ++i) many += "[^x]y", text += "\\u001fy";
+    EXPECT_TRUE(matches("^" + many + "$", text));
+    EXPECT_FALSE(matches("^" + many + "$", text.substr(0, text.size() - 1) + "x"));
+    // Each character has one spelling, and belongs to a class or to its opposite.
+    for (int code = 0; code < 128; ++code) {
+        char hex[8];
+        snprintf(hex, sizeof hex, "\\u%04x", static_cast<unsigned>(code));
+        const char* const letter = code ? strchr("\"\"\\\\\bb\ff\nn\rr\tt", code) : nullptr;
+        const bool is_short = letter && (code < 0x20 || code == '"' || code == '\\');
+        const std::string spelled = is_short      ? std::string("\\") + letter[1]
+                                    : code < 0x20 ? hex
+                                                  : std::string(1, static_cast<char>(code));
+        const bool space = code == ' ' || (code >= '\t' && code <= '\r');
+        EXPECT_EQ(space, matches("^\\\\s$", spelled)) << code;
+        EXPECT_EQ(!space, matches("^\\\\S$", spelled)) << code;
+        EXPECT_EQ(code != '\n' && code != '\r', matches("^.$", spelled)) << code;
+        EXPECT_TRUE(matches("^[^x]y$", code == 'x' ? "zy" : spelled + "y")) << code;
+        if (spelled != hex) {
+            EXPECT_FALSE(matches("^.$", hex)) << code;
+        }
+    }
+}
+
+// llama.cpp skips white space between an element and what repeats it; within a group line ends, too.
+TEST(Grammar, SpaceBeforeARepeat) {
+    const struct {
+        const char* text;
+        const char* yes;
+        const char* no;
+    } cases[] = {
+        {"root ::= (\"a\" | \"b\") +", "abba", ""},  {"root ::= \"a\" *", "aaa", "b"},
+        {"root ::= [0-9] {2}", "12", "1"},           {"root ::= x\t? # maybe\nx ::= \"x\"", "", "xx"},
+        {"root ::= . {\t1 , 2 } \"!\"", "ab!", "!"}, {"root ::= (\"a\"\n+ \"b\" # then\n{\n2\n})", "aabb", "ab"},
+    };
+    for (const auto& c : cases) {
+        const Automaton grammar(c.text, false);
+        ASSERT_EQ(KEEL_OK, grammar.status) << c.text << ": " << grammar.error.reason;
+        EXPECT_TRUE(grammar.accepts(c.yes)) << c.text;
+        EXPECT_FALSE(grammar.accepts(c.no)) << c.text;
+    }
+    // Outside of groups a line end ends the rule.
+    for (const char* bad : {"root ::= \"a\"\n+", "root ::= \"a\" + \n*", "root ::= \"a\" {\n2}", "root ::= + \"a\""})
+        EXPECT_EQ(KEEL_E_FILE_FORMAT, Automaton(bad, false).status) << bad;
+}
+
+// An escaped surrogate pair is one character, and half of one is none.
+TEST(Grammar, SurrogatePairsAreOneCharacter) {
+    const Automaton one("{\"type\":\"string\",\"minLength\":1,\"maxLength\":1}", true);
+    for (const char* good : {"\"a\"", "\"\\ud83d\\uDe00\"", "\"\\uDBFF\\udc00\"", "\"\\ud7ff\"", "\"\\uE000\"",
+                             "\"\\u00e9\"", "\"\\n\"", "\"\xf0\x9f\x98\x80\""})
+        EXPECT_TRUE(one.accepts(good)) << good;
+    for (const char* bad : {"\"\\ud83d\"", "\"\\ude00\"", "\"\\ude00\\ud83d\"", "\"\\ud83da\"", "\"\\ud83d\\u0041\"",
+                            "\"\\ud83d\\ude00a\"", "\"\\ud83d\\ud83d\"", "\"\\ud83d\\n\""})
+        EXPECT_FALSE(one.accepts(bad)) << bad;
+    const Automaton any("{\"type\":\"string\"}", true);
+    EXPECT_TRUE(any.accepts("\"x\\ud83d\\ude00\\uD83D\\uDE00y\""));
+    EXPECT_FALSE(any.accepts("\"x\\ud83d\""));
+    EXPECT_FALSE(any.accepts("\"\\udc00\""));
 }
 
 // More states than there is room for: what is forgotten on the way is computed again, with the same result.
