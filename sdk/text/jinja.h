@@ -3,12 +3,14 @@
 // A template is compiled once, into an arena (count mode, then place mode, same function), and rendered without
 // allocation in work memory of a planned size. What it writes is what jinja2 writes with the settings of transformers
 // (trim_blocks, lstrip_blocks, break and continue, its tojson, raise_exception, strftime_now), or an error: a construct
-// that is not known here is KEEL_E_UNSUPPORTED and named, when compiling where its text shows it, else when it is met.
+// that is not known here is KEEL_E_UNSUPPORTED and named: statements, operators and names when compiling, arguments and
+// kinds of values when they are met.
 //
 // Known: text, {# #}, {{ }}, if/elif/else, for (with `if`, `else`, several targets, break, continue, loop.*), set (also
 // of an attribute of a namespace, and of a block), macro at the top level, generation; all operators but ** / and
 // printf's %; slices; literals; the filters, tests, methods and functions of jinja_program.h. Numbers are 64-bit
-// integers; other numbers are carried and written, not computed with. Case is changed in ASCII only.
+// integers; other numbers are carried and written, not computed with. Case is changed in ASCII only. Iterators (what
+// select, map, reverse and so on give), ranges and views of dicts are read, iterators once, and not written or indexed.
 //
 // Every byte that is written is either scaffold (it comes from the template, or stands for a role) or from a message
 // (it comes from a text, or from a JSON value of the caller). Marks follow bytes through concatenation, slices, replace

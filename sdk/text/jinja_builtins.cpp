@@ -7,13 +7,10 @@ namespace {
 
 constexpr int64_t kNoBound = INT64_MAX;
 
-// White space as Python's str.strip knows it.
-bool is_space(uint32_t code) {
-    static constexpr uint32_t kOthers[] = {0x85, 0xa0, 0x1680, 0x2028, 0x2029, 0x202f, 0x205f, 0x3000};
-    if (code == ' ' || (code >= 9 && code <= 13) || (code >= 0x1c && code <= 0x1f)) return true;
-    for (uint32_t other : kOthers)
-        if (code == other) return true;
-    return code >= 0x2000 && code <= 0x200a;
+// Line ends as Python's str.splitlines knows them.
+bool ends_line(uint32_t code) {
+    return (code >= 10 && code <= 13) || (code >= 0x1c && code <= 0x1e) || code == 0x85 || code == 0x2028 ||
+           code == 0x2029;
 }
 
 // Whether a character is to be stripped: one of `set`, or white space without a set.
@@ -38,12 +35,9 @@ Value strip(Heap* heap, const Value& text, const Value* set, bool left, bool rig
         begin += c.bytes;
     }
     while (right && end > begin && heap->spend(look)) {
-        uint32_t last = end - 1;  // where the last character begins
-        while (last > begin && end - last < 4 && (text.text[last] & 0xc0) == 0x80) --last;
-        Utf8Char c = utf8_decode(text.text + last, end - last);
-        if (c.bytes != end - last) c = utf8_decode(text.text + (last = end - 1), 1);
+        const Utf8Char c = utf8_decode_last(text.text + begin, end - begin);
         if (!strips(c.code, set)) break;
-        end = last;
+        end -= c.bytes;
     }
     return text.part(begin, end - begin);
 }
@@ -87,13 +81,21 @@ bool need_string(Heap* heap, const Value* v, const char* what) {
     return false;
 }
 
+// How often something is done at most.
+int64_t count_of(Heap* heap, const Value* limit) {
+    if (!limit) return INT64_MAX;
+    if (!limit->is(Type::kInteger) && !limit->is(Type::kBool))
+        return heap->unsupported("a count that is no integer"), 0;
+    return limit->integer < 0 ? INT64_MAX : limit->integer;
+}
+
 Value replace(Heap* heap, const Value& text, const Arguments& arguments) {
     const Value *from = arguments.get(0, "old"), *to = arguments.get(1, "new"), *limit = arguments.get(2, "count");
     if (!need_string(heap, from, "replace of what is no string") ||
         !need_string(heap, to, "replace by what is no string"))
         return {};
     if (from->size == 0) return heap->unsupported("replace of an empty string");
-    int64_t left = limit && limit->is(Type::kInteger) && limit->integer >= 0 ? limit->integer : INT64_MAX;
+    int64_t left = count_of(heap, limit);
     int64_t found = left ? find_text(heap, text, *from, 0) : -1;
     if (found < 0) return text;
     heap->begin();
@@ -110,7 +112,7 @@ Value replace(Heap* heap, const Value& text, const Arguments& arguments) {
 
 Value split(Heap* heap, const Value& text, const Arguments& arguments, bool from_right) {
     const Value *separator = arguments.get(0, "sep"), *limit = arguments.get(1, "maxsplit");
-    int64_t left = limit && limit->is(Type::kInteger) && limit->integer >= 0 ? limit->integer : INT64_MAX;
+    int64_t left = count_of(heap, limit);
     const uint32_t begin = heap->pushed();
     if (!separator || separator->is(Type::kNone)) {
         if (limit) return heap->unsupported("a bounded split at white space");
@@ -159,10 +161,31 @@ Value split(Heap* heap, const Value& text, const Arguments& arguments, bool from
     return heap->list_from(begin);
 }
 
+// "a.b.0", as select, map and join by attribute take it.
+Value path_of(Heap* heap, Value object, const Value& path) {
+    if (path.is(Type::kInteger)) return item_of(heap, object, path);
+    if (!need_string(heap, &path, "an attribute that is no string")) return {};
+    for (uint32_t begin = 0; begin <= path.size && heap->ok();) {
+        // jinja2 looks when the element is read, and these change.
+        if (object.is(Type::kNamespace) || object.is(Type::kLoop))
+            return heap->unsupported("a path through a namespace or loop");
+        uint32_t end = begin;
+        bool digits = true;
+        int64_t number = 0;
+        for (; end < path.size && path.text[end] != '.'; ++end) {
+            digits = digits && path.text[end] >= '0' && path.text[end] <= '9' && end - begin < 9;
+            if (digits) number = number * 10 + (path.text[end] - '0');
+        }
+        object = item_of(heap, object, digits && end > begin ? Value::number(number) : path.part(begin, end - begin));
+        begin = end + 1;
+    }
+    return object;
+}
+
 Value join(Heap* heap, const Value& separator, const Value& list, const Value* attribute, bool strings_only) {
     const uint32_t begin = heap->pushed();
     for (uint32_t i = 0; i < list.size && heap->ok(); ++i) {
-        const Value v = attribute ? attribute_of(heap, list.items[i], *attribute) : list.items[i];
+        const Value v = attribute ? path_of(heap, list.items[i], *attribute) : list.items[i];
         if (strings_only && !v.is(Type::kString)) return heap->refuse("join of what is no string");
         heap->push(to_string(heap, v));
     }
@@ -184,7 +207,7 @@ bool ends(const Value& text, const Value& with) {
 }
 // One string, or any of several.
 Value starts_or_ends(Heap* heap, const Value& text, const Value* with, bool (*matches)(const Value&, const Value&)) {
-    if (with && with->is(Type::kList)) {
+    if (with && with->is(Type::kList) && with->shape == Shape::kTuple) {
         for (uint32_t i = 0; i < with->size && heap->spend(1 + with->items[i].size / 16); ++i)
             if (with->items[i].is(Type::kString) && matches(text, with->items[i])) return Value::boolean(true);
         return Value::boolean(false);
@@ -200,35 +223,20 @@ Value length(Heap* heap, const Value& v) {
         case Type::kString:
             return Value::number(characters(heap, v));
         case Type::kList:
+            if (v.shape == Shape::kIterator) break;
+            return Value::number(v.size);
         case Type::kDict:
             return Value::number(v.size);
         default:
-            return heap->refuse("the length of what has none");
+            break;
     }
+    return heap->refuse("the length of what has none");
 }
 
-Value reversed(Heap* heap, const Value& list) {
+Value reversed(Heap* heap, const Value& list, Shape shape) {
     const uint32_t begin = heap->pushed();
     for (uint32_t i = list.size; i-- > 0 && heap->ok();) heap->push(list.items[i]);
-    return heap->list_from(begin);
-}
-
-// "a.b.0", as select and map by attribute take it.
-Value path_of(Heap* heap, Value object, const Value& path) {
-    if (path.is(Type::kInteger)) return item_of(heap, object, path);
-    if (!need_string(heap, &path, "an attribute that is no string")) return {};
-    for (uint32_t begin = 0; begin <= path.size && heap->ok();) {
-        uint32_t end = begin;
-        bool digits = true;
-        int64_t number = 0;
-        for (; end < path.size && path.text[end] != '.'; ++end) {
-            digits = digits && path.text[end] >= '0' && path.text[end] <= '9' && end - begin < 9;
-            if (digits) number = number * 10 + (path.text[end] - '0');
-        }
-        object = item_of(heap, object, digits && end > begin ? Value::number(number) : path.part(begin, end - begin));
-        begin = end + 1;
-    }
-    return object;
+    return heap->list_from(begin, shape);
 }
 
 // select, reject, selectattr and rejectattr.
@@ -250,15 +258,18 @@ Value select(Heap* heap, const Value& list, const Arguments& arguments, bool by_
         const bool passes = test < 0 ? truthy(v) : apply_test(heap, static_cast<Test>(test), v, rest.after(1));
         if (passes == wanted) heap->push(list.items[i]);
     }
-    return heap->list_from(begin);
+    return heap->list_from(begin, Shape::kIterator);
 }
 
 Value map(Heap* heap, const Value& list, const Arguments& arguments) {
-    const Value* const path = arguments.get(UINT32_MAX, "attribute");
-    const Value* const otherwise = arguments.get(UINT32_MAX, "default");
+    static constexpr ArgumentLimit kByAttribute = {"map", 0, "attribute default"};
     const Value* const name = arguments.get(0);
+    const Value* const path = name ? nullptr : arguments.get(UINT32_MAX, "attribute");
+    const Value* const otherwise = path ? arguments.get(UINT32_MAX, "default") : nullptr;
     int filter = -1;
-    if (!path) {
+    if (path) {
+        if (!knows_arguments(heap, kByAttribute, arguments)) return {};
+    } else {
         if (!need_string(heap, name, "map without a filter")) return {};
         filter = find_name(kFilterNames, name->text, name->size);
         if (filter < 0 || filter == static_cast<int>(Filter::kMap))
@@ -268,15 +279,16 @@ Value map(Heap* heap, const Value& list, const Arguments& arguments) {
     for (uint32_t i = 0; i < list.size && heap->spend(1); ++i) {
         Value v = path ? path_of(heap, list.items[i], *path)
                        : apply_filter(heap, static_cast<Filter>(filter), list.items[i], arguments.after(1));
-        if (v.is(Type::kUndefined) && otherwise) v = *otherwise;
+        if (v.is(Type::kUndefined) && otherwise && !otherwise->is(Type::kNone)) v = *otherwise;
         heap->push(v);
     }
-    return heap->list_from(begin);
+    return heap->list_from(begin, Shape::kIterator);
 }
 
 Value to_integer(Heap* heap, const Value& v, const Value* otherwise) {
     if (v.is(Type::kInteger) || v.is(Type::kBool)) return Value::number(v.integer);
     if (v.is(Type::kNumber)) return heap->unsupported("an integer of a number that is none");
+    if (v.is(Type::kUndefined)) return heap->refuse("an integer of what is undefined");
     const Value digits = v.is(Type::kString) ? strip(heap, v, nullptr, true, true) : Value::literal("");
     const bool sign = digits.size && (digits.text[0] == '-' || digits.text[0] == '+');
     int64_t value = 0;
@@ -299,10 +311,9 @@ Value lower_key(Heap* heap, const Value& v) {
     return v.is(Type::kString) ? change_case(heap, v, Case::kLower) : v;
 }
 
-Value dictsort(Heap* heap, const Value& dict, const Arguments& arguments) {
-    if (arguments.count) return heap->unsupported("dictsort with arguments");
+Value dictsort(Heap* heap, const Value& dict) {
     if (!dict.is(Type::kDict)) return heap->refuse("dictsort of what is no dict");
-    const Value pairs = items_of(heap, dict);
+    const Value pairs = items_of(heap, dict, Shape::kList);
     if (!heap->ok()) return {};
     Value* const sorted = const_cast<Value*>(pairs.items);
     for (uint32_t i = 1; i < pairs.size; ++i) {
@@ -343,7 +354,7 @@ Value unique(Heap* heap, const Value& list) {
         }
         if (!known) heap->push(list.items[i]);
     }
-    return heap->list_from(begin);
+    return heap->list_from(begin, Shape::kIterator);
 }
 
 Value indent(Heap* heap, const Value& text, const Arguments& arguments) {
@@ -351,14 +362,22 @@ Value indent(Heap* heap, const Value& text, const Arguments& arguments) {
                 *blank = arguments.get(2, "blank");
     if (width && !width->is(Type::kInteger)) return heap->unsupported("indent by what is no number");
     const int64_t spaces = width ? width->integer : 4;
-    const bool blanks = blank && truthy(*blank);
+    const bool at_first = first && truthy(*first), blanks = blank && truthy(*blank);
+    if (!need_string(heap, &text, "indent of what is no string")) return {};
     heap->begin();
-    bool line_begins = first && truthy(*first);
-    for (uint32_t i = 0; i < text.size && heap->ok(); ++i) {
-        if (line_begins && (blanks || text.text[i] != '\n'))
+    for (uint32_t line = 0, next; heap->ok(); line = next) {
+        uint32_t end = line;
+        Utf8Char c = {0, 0};
+        for (; end < text.size; end += c.bytes)
+            if (ends_line((c = utf8_decode(text.text + end, text.size - end)).code)) break;
+        if (line == 0 ? at_first : blanks || end > line)
             for (int64_t k = 0; k < spaces && heap->ok(); ++k) heap->write(" ");
-        heap->write(text.part(i, 1));
-        line_begins = text.text[i] == '\n';
+        heap->write(text.part(line, end - line));
+        next = end + c.bytes;
+        // jinja2 splits the text with a newline behind it, of which a last "\r" becomes a part.
+        if (end == text.size || (c.code == '\r' && next == text.size)) break;
+        if (c.code == '\r' && text.text[next] == '\n') ++next;
+        heap->write("\n", 1, heap->message_byte(text, end));
     }
     return heap->finish();
 }
@@ -379,7 +398,7 @@ Value tojson(Heap* heap, const Value& v, const Arguments& arguments) {
     style.comma = Value::literal(style.indent < 0 ? ", " : ",");
     style.colon = Value::literal(": ");
     if (separators && !separators->is(Type::kNone)) {
-        const bool pair = separators->is(Type::kList) && separators->size == 2 &&
+        const bool pair = separators->is_plain_list() && separators->size == 2 &&
                           separators->items[0].is(Type::kString) && separators->items[1].is(Type::kString);
         if (!pair) return heap->refuse("separators of tojson that are no two strings");
         style.comma = separators->items[0];
@@ -462,7 +481,41 @@ Value loop_attribute(Heap* heap, const Loop& loop, const Value& name) {
     }
 }
 
+// The place of a word in a list of words with spaces between them, or -1.
+int word_index(const char* words, const Value& word) {
+    for (int i = 0; *words; ++i) {
+        size_t bytes = 0;
+        while (words[bytes] && words[bytes] != ' ') ++bytes;
+        if (bytes == word.size && memcmp(words, word.text, bytes) == 0) return i;
+        words += bytes + (words[bytes] == ' ');
+    }
+    return -1;
+}
+
 }  // namespace
+
+bool is_space(uint32_t code) {
+    static constexpr uint32_t kOthers[] = {0x85, 0xa0, 0x1680, 0x2028, 0x2029, 0x202f, 0x205f, 0x3000};
+    if (code == ' ' || (code >= 9 && code <= 13) || (code >= 0x1c && code <= 0x1f)) return true;
+    for (uint32_t other : kOthers)
+        if (code == other) return true;
+    return code >= 0x2000 && code <= 0x200a;
+}
+
+bool knows_arguments(Heap* heap, const ArgumentLimit& limit, const Arguments& arguments) {
+    int positions = 0;
+    bool known = true;
+    for (uint32_t i = 0; i < arguments.count; ++i) {  // those without a name come first
+        const Value& name = arguments.list[i].name;
+        if (!name.is(Type::kString))
+            ++positions;
+        else if (limit.names && word_index(limit.names, name) < positions)
+            known = false;
+    }
+    known = known && (limit.most == kAnyNumber || positions <= limit.most);
+    if (!known) heap->unsupported("these arguments of", limit.of, strlen(limit.of));
+    return known;
+}
 
 const Value* Arguments::get(uint32_t position, const char* name) const {
     for (uint32_t i = 0, at = 0; i < count; ++i) {
@@ -481,6 +534,8 @@ Value attribute_of(Heap* heap, const Value& object, const Value& name) {
             if (equal(heap, item->name, name)) return item->value;
         return {};
     }
+    if (object.is(Type::kList) && !object.is_plain_list())
+        return heap->unsupported("an attribute of an iterator, range or view:", name.text, name.size);
     if (names_method(object, name)) return method_value();
     const Value* const found = object.is(Type::kDict) ? find_entry(heap, object, name) : nullptr;
     return found ? *found : Value();
@@ -492,6 +547,8 @@ Value item_of(Heap* heap, const Value& object, const Value& key) {
         return found ? *found : names_method(object, key) ? method_value() : Value();
     }
     const bool integer = key.is(Type::kInteger) || key.is(Type::kBool);
+    if (object.is(Type::kList) && !object.is_plain_list())
+        return heap->unsupported("an element by index of an iterator, range or view");
     if (object.is(Type::kList) && integer) {
         const int64_t index = key.integer < 0 ? key.integer + object.size : key.integer;
         return index >= 0 && index < object.size ? object.items[index] : Value();
@@ -518,23 +575,26 @@ Value slice_of(Heap* heap, const Value& object, const Value& begin, const Value&
     }
     if (object.is(Type::kUndefined)) return heap->refuse("a slice of what is undefined");
     if (!object.is(Type::kList)) return heap->refuse("a slice of what has no order");
+    if (!object.is_plain_list()) return heap->unsupported("a slice of an iterator, range or view");
     if (!resolve(heap, begin, end, step, object.size, &r)) return {};
     const uint32_t pushed = heap->pushed();
     for (int64_t i = r.begin; (r.step > 0 ? i < r.end : i > r.end) && heap->ok();) {
         heap->push(object.items[i]);
         if (__builtin_add_overflow(i, r.step, &i)) break;
     }
-    return heap->list_from(pushed);
+    return heap->list_from(pushed, object.shape);
 }
 
 bool contains(Heap* heap, const Value& container, const Value& v) {
     switch (container.type) {
         case Type::kString:
             return need_string(heap, &v, "`in` a string for what is none") && find_text(heap, container, v, 0) >= 0;
-        case Type::kList:
-            for (uint32_t i = 0; i < container.size && heap->ok(); ++i)
-                if (equal(heap, container.items[i], v)) return true;
+        case Type::kList: {
+            const Value list = to_list(heap, container);
+            for (uint32_t i = 0; i < list.size && heap->ok(); ++i)
+                if (equal(heap, list.items[i], v)) return true;
             return false;
+        }
         case Type::kDict:
             return find_entry(heap, container, v) != nullptr;
         case Type::kUndefined:
@@ -549,6 +609,8 @@ bool contains(Heap* heap, const Value& container, const Value& v) {
 }
 
 Value apply_filter(Heap* heap, Filter filter, const Value& v, const Arguments& arguments) {
+    if (!knows_arguments(heap, kFilterLimits[static_cast<uint8_t>(filter)], arguments)) return {};
+    const bool iterator = v.is(Type::kList) && v.shape == Shape::kIterator;
     switch (filter) {
         case Filter::kAbs:
             if (!v.is(Type::kInteger) || v.integer == INT64_MIN) return heap->unsupported("abs of what is no integer");
@@ -565,25 +627,27 @@ Value apply_filter(Heap* heap, Filter filter, const Value& v, const Arguments& a
             return !replaced ? v : value ? *value : Value::literal("");
         }
         case Filter::kDictsort:
-            return dictsort(heap, v, arguments);
+            return dictsort(heap, v);
         case Filter::kFirst:
         case Filter::kLast: {
+            if (iterator && filter == Filter::kLast) return heap->refuse("the last element of an iterator");
             const Value list = to_list(heap, v);
             if (list.size == 0) return {};
             return list.items[filter == Filter::kFirst ? 0 : list.size - 1];
         }
         case Filter::kIndent:
-            return indent(heap, to_string(heap, v), arguments);
+            return indent(heap, v, arguments);
         case Filter::kInt:
             return to_integer(heap, v, arguments.get(0, "default"));
         case Filter::kItems:
-            if (v.is(Type::kUndefined)) return to_list(heap, v);
-            return v.is(Type::kDict) ? items_of(heap, v) : heap->refuse("items of what is no dict");
+            if (v.is(Type::kUndefined)) return heap->list_from(heap->pushed(), Shape::kIterator);
+            return v.is(Type::kDict) ? items_of(heap, v, Shape::kIterator) : heap->refuse("items of what is no dict");
         case Filter::kJoin: {
-            const Value* const separator = arguments.get(0, "d");
+            const Value *separator = arguments.get(0, "d"), *attribute = arguments.get(1, "attribute");
+            if (attribute && attribute->is(Type::kNone)) attribute = nullptr;
             const Value list = to_list(heap, v);
             const Value between = separator ? to_string(heap, *separator) : Value::literal("");
-            return join(heap, between, list, arguments.get(1, "attribute"), false);
+            return join(heap, between, list, attribute, false);
         }
         case Filter::kList:
             return to_list(heap, v);
@@ -593,7 +657,6 @@ Value apply_filter(Heap* heap, Filter filter, const Value& v, const Arguments& a
             return map(heap, to_list(heap, v), arguments);
         case Filter::kMax:
         case Filter::kMin:
-            if (arguments.count) return heap->unsupported("min or max with arguments");
             return extreme(heap, to_list(heap, v), filter == Filter::kMax ? 1 : -1);
         case Filter::kReject:
             return select(heap, to_list(heap, v), arguments, false, false);
@@ -603,10 +666,10 @@ Value apply_filter(Heap* heap, Filter filter, const Value& v, const Arguments& a
             return replace(heap, to_string(heap, v), arguments);
         case Filter::kReverse:
             if (v.is(Type::kString)) {
-                const Value list = reversed(heap, to_list(heap, v));
+                const Value list = reversed(heap, to_list(heap, v), Shape::kList);
                 return join(heap, Value::literal(""), list, nullptr, true);
             }
-            return reversed(heap, to_list(heap, v));
+            return reversed(heap, to_list(heap, v), iterator ? Shape::kList : Shape::kIterator);  // as in jinja2
         case Filter::kSafe:
         case Filter::kString:
             return to_string(heap, v);
@@ -621,7 +684,6 @@ Value apply_filter(Heap* heap, Filter filter, const Value& v, const Arguments& a
         case Filter::kTrim:
             return strip(heap, to_string(heap, v), arguments.get(0, "chars"), true, true);
         case Filter::kUnique:
-            if (arguments.count) return heap->unsupported("unique with arguments");
             return unique(heap, to_list(heap, v));
         case Filter::kUpper:
             return change_case(heap, to_string(heap, v), Case::kUpper);
@@ -630,6 +692,7 @@ Value apply_filter(Heap* heap, Filter filter, const Value& v, const Arguments& a
 }
 
 bool apply_test(Heap* heap, Test test, const Value& v, const Arguments& arguments) {
+    if (!knows_arguments(heap, kTestLimits[static_cast<uint8_t>(test)], arguments)) return false;
     const Value* const other = arguments.get(0);
     const bool integer = v.is(Type::kInteger) || v.is(Type::kBool);
     const auto need_other = [&] {
@@ -666,8 +729,11 @@ bool apply_test(Heap* heap, Test test, const Value& v, const Arguments& argument
             return need_other() && contains(heap, *other, v);
         case Test::kInteger:
             return v.is(Type::kInteger);
-        case Test::kIterable:
         case Test::kSequence:
+            if (v.is(Type::kList) && v.shape == Shape::kView) heap->unsupported("sequence of a range or view");
+            if (v.is(Type::kList) && v.shape == Shape::kIterator) return false;
+            [[fallthrough]];
+        case Test::kIterable:
             return v.is(Type::kString) || v.is(Type::kList) || v.is(Type::kDict) || v.is(Type::kUndefined);
         case Test::kLe:
             return need_other() && compare(heap, v, *other) <= 0;
@@ -694,6 +760,8 @@ bool apply_test(Heap* heap, Test test, const Value& v, const Arguments& argument
 }
 
 Value apply_method(Heap* heap, Method method, const Value& self, const Arguments& arguments) {
+    const char* const name = kMethodNames[static_cast<uint8_t>(method)];
+    if (!knows_arguments(heap, kMethodLimits[static_cast<uint8_t>(method)], arguments)) return {};
     const Value* const first = arguments.get(0);
     if (self.is(Type::kUndefined)) return heap->refuse("a method of what is undefined");
     if (self.is(Type::kDict)) {
@@ -704,19 +772,21 @@ Value apply_method(Heap* heap, Method method, const Value& self, const Arguments
                 return found ? *found : otherwise ? *otherwise : Value::none();
             }
             case Method::kItems:
-                return items_of(heap, self);
-            case Method::kKeys:
-                return to_list(heap, self);
+                return items_of(heap, self, Shape::kView);
+            case Method::kKeys: {
+                Value keys = to_list(heap, self);
+                keys.shape = Shape::kView;
+                return keys;
+            }
             case Method::kValues: {
                 const uint32_t begin = heap->pushed();
                 for (uint32_t i = 0; i < self.size; ++i) heap->push(self.entries[i].value);
-                return heap->list_from(begin);
+                return heap->list_from(begin, Shape::kView);
             }
             default:
                 break;
         }
     }
-    const char* const name = kMethodNames[static_cast<uint8_t>(method)];
     if (!self.is(Type::kString)) return heap->refuse("this value has no method", name, strlen(name));
     switch (method) {
         case Method::kCapitalize:
@@ -734,7 +804,6 @@ Value apply_method(Heap* heap, Method method, const Value& self, const Arguments
             return starts_or_ends(heap, self, first, ends);
         case Method::kFind: {
             if (!need_string(heap, first, "find of what is no string")) return {};
-            if (arguments.count > 1) return heap->unsupported("find with bounds");
             const int64_t at = find_text(heap, self, *first, 0);
             return Value::number(at < 0 ? at : characters(heap, self.part(0, static_cast<uint32_t>(at))));
         }

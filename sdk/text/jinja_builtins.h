@@ -17,6 +17,8 @@ struct Arguments {
     Arguments after(uint32_t skipped) const { return {list + skipped, count > skipped ? count - skipped : 0}; }
 };
 
+// False, and an error, where there are more arguments than the limit allows, others than it names, or one twice.
+bool knows_arguments(Heap* heap, const ArgumentLimit& limit, const Arguments& arguments);
 Value apply_filter(Heap* heap, Filter filter, const Value& v, const Arguments& arguments);
 bool apply_test(Heap* heap, Test test, const Value& v, const Arguments& arguments);
 Value apply_method(Heap* heap, Method method, const Value& self, const Arguments& arguments);

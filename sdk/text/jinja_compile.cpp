@@ -104,9 +104,12 @@ class Compiler {
         next_token();
     }
     void end_tag();
+    void skip_space();
+    uint32_t space_before(uint32_t begin, uint32_t end, bool line) const;
 
     // Statements. Bodies end at one of `ends` (words, null at the end), which is then the current token.
     uint32_t body(const char* const* ends);
+    uint32_t own_body(const char* const* ends);
     uint32_t text_before(uint32_t begin, uint32_t end, uint32_t tag);
     uint32_t statement();
     uint32_t if_statement(uint32_t at);
@@ -212,8 +215,11 @@ void Compiler::next_token() {
         if (at_ + 1 < bytes_ && text_[at_] == '.' && is_digit(text_[at_ + 1])) {
             token_.kind = TokenKind::kFloat;
             for (++at_; at_ < bytes_ && is_digit(text_[at_]);) ++at_;
+            if (!is_canonical(text_ + token_.at, at_ - token_.at))
+                fail_at(token_.at, "the number", text_ + token_.at, at_ - token_.at);
         }
-        if (at_ < bytes_ && (is_name_start(text_[at_]))) fail_at(token_.at, "this way of writing a number");
+        const bool zeros = token_.kind == TokenKind::kInteger && c == '0' && token_.value;
+        if (zeros || (at_ < bytes_ && is_name_start(text_[at_]))) fail_at(token_.at, "this way of writing a number");
     } else if (c == '"' || c == '\'') {
         lex_string(c);
     } else {
@@ -285,6 +291,24 @@ void Compiler::lex_string(char quote) {
     at_ = from + 1;
 }
 
+void Compiler::skip_space() {
+    while (at_ < bytes_) {
+        const Utf8Char c = utf8_decode(text_ + at_, bytes_ - at_);
+        if (!is_space(c.code)) return;
+        at_ += c.bytes;
+    }
+}
+
+// Where the white space in front of `end` begins, `begin` at the earliest. With `line` it ends at a newline.
+uint32_t Compiler::space_before(uint32_t begin, uint32_t end, bool line) const {
+    while (end > begin) {
+        const Utf8Char c = utf8_decode_last(text_ + begin, end - begin);
+        if (!is_space(c.code) || (line && c.code == '\n')) break;
+        end -= c.bytes;
+    }
+    return end;
+}
+
 // Behind a tag: "-" strips white space; one newline behind a block goes (trim_blocks).
 void Compiler::end_tag() {
     if (!ok()) return;
@@ -295,7 +319,7 @@ void Compiler::end_tag() {
     const char sign = text_[at_];
     at_ += sign == '-' || sign == '+' ? 3 : 2;
     if (sign == '-')
-        while (at_ < bytes_ && is_blank(text_[at_])) ++at_;
+        skip_space();
     else if (in_block_ && sign != '+' && at_ < bytes_ && text_[at_] == '\n')
         ++at_;
 }
@@ -306,10 +330,9 @@ void Compiler::end_tag() {
 uint32_t Compiler::text_before(uint32_t begin, uint32_t end, uint32_t tag) {
     const char sign = tag && end + 2 < bytes_ ? text_[end + 2] : '\0';
     if (sign == '-') {
-        while (end > begin && is_blank(text_[end - 1])) --end;
+        end = space_before(begin, end, false);
     } else if (sign != '+' && (tag == '%' || tag == '#')) {  // lstrip_blocks
-        uint32_t line = end;
-        while (line > begin && text_[line - 1] != '\n' && is_blank(text_[line - 1])) --line;
+        const uint32_t line = space_before(begin, end, true);
         if (line > begin ? text_[line - 1] == '\n' : line == 0 || text_[line - 1] == '\n') end = line;
     }
     return end > begin ? add(N::kText, begin, begin, end - begin) : 0;
@@ -339,11 +362,11 @@ uint32_t Compiler::body(const char* const* ends) {
                 fail_at(tag, "a comment without an end");
                 break;
             }
-            const char sign = text_[at_ - 1];
+            const char sign = at_ > tag + 3 ? text_[at_ - 1] : '\0';  // one at tag + 2 belongs to the begin
             at_ += 2;
-            if (sign == '-' && at_ - 3 >= tag + 2)
-                while (at_ < bytes_ && is_blank(text_[at_])) ++at_;
-            else if (!(sign == '+' && at_ - 3 >= tag + 2) && at_ < bytes_ && text_[at_] == '\n')
+            if (sign == '-')
+                skip_space();
+            else if (sign != '+' && at_ < bytes_ && text_[at_] == '\n')
                 ++at_;
             continue;
         }
@@ -362,6 +385,17 @@ uint32_t Compiler::body(const char* const* ends) {
     return chain.first;
 }
 
+// A body that is a function in jinja2: no break leaves it.
+uint32_t Compiler::own_body(const char* const* ends) {
+    const uint32_t outer_loops = loops_;
+    loops_ = 0;
+    ++scopes_;
+    const uint32_t inner = body(ends);
+    --scopes_;
+    loops_ = outer_loops;
+    return inner;
+}
+
 void Compiler::close(const char* word) {
     expect_word(word);
     end_tag();
@@ -376,9 +410,7 @@ uint32_t Compiler::statement() {
     if (skip_word("generation")) {
         static constexpr const char* kEnds[] = {"endgeneration", nullptr};
         end_tag();
-        ++scopes_;
-        const uint32_t inner = body(kEnds);
-        --scopes_;
+        const uint32_t inner = own_body(kEnds);
         close(kEnds[0]);
         return add(N::kBlock, at, inner);
     }
@@ -484,12 +516,7 @@ uint32_t Compiler::macro_statement(uint32_t at) {
     }
     expect_op(")");
     end_tag();
-    ++scopes_;
-    const uint32_t outer_loops = loops_;
-    loops_ = 0;
-    const uint32_t inner = body(kEnds);
-    loops_ = outer_loops;
-    --scopes_;
+    const uint32_t inner = own_body(kEnds);
     close(kEnds[0]);
     return add(N::kMacro, at, macro, parameters.first, inner);
 }
@@ -742,8 +769,7 @@ uint32_t Compiler::filters_and_tests(uint32_t node) {
             if (skip_op("(")) {
                 list = arguments();
             } else if (token_.kind == TokenKind::kString || token_.kind == TokenKind::kInteger || is_op("[") ||
-                       (token_.kind == TokenKind::kName && !is_word("else") && !is_word("or") && !is_word("and") &&
-                        !is_word("if") && !is_word("not") && !is_word("in") && !is_word("is"))) {
+                       (token_.kind == TokenKind::kName && !is_word("else") && !is_word("or") && !is_word("and"))) {
                 const uint32_t argument_at = token_.at;
                 const uint32_t value = postfix(primary());
                 list = add(N::kArgument, argument_at, value);
@@ -762,6 +788,7 @@ uint32_t Compiler::filters_and_tests(uint32_t node) {
 // Behind "(".
 uint32_t Compiler::arguments() {
     Chain list;
+    bool named = false;
     while (ok() && !is_op(")")) {
         const uint32_t at = token_.at;
         if (is_op("*") || is_op("**")) return fail_at(at, "an unpacked argument");
@@ -769,6 +796,9 @@ uint32_t Compiler::arguments() {
         if (token_.kind == TokenKind::kName && peek_char() == '=') {
             keyword = name();
             expect_op("=");
+            named = true;
+        } else if (named) {
+            return fail_at(at, "an argument without a name behind one with a name");
         }
         const uint32_t value = expression();
         append(&list, add(N::kArgument, at, value, keyword));

@@ -57,11 +57,12 @@ class Renderer {
     void emit(const Value& text);
     void output(const Node& n);
     Flow choose(const Node& n);
-    void loop(const Node& n);
-    Value filtered(const Value& list, uint32_t condition, uint32_t targets);
+    Flow loop(const Node& n);
+    bool holds(const Node& parts, const Value& item);
+    void hold_again(const Node& parts, const Value& all, uint32_t begin, uint32_t end, bool for_last);
     void bind_targets(uint32_t targets, const Value& item);
     void set_attribute(const Node& n);
-    Value captured(uint32_t body, uint32_t out_begin, uint32_t mark);
+    Value captured(uint32_t body, uint32_t out_begin, uint32_t mark, Flow* flow);
 
     // Expressions.
     Value evaluate(uint32_t index);
@@ -219,8 +220,7 @@ Renderer::Flow Renderer::statement(const Node& n) {
         case NodeKind::kIf:
             return choose(n);
         case NodeKind::kFor:
-            loop(n);
-            break;
+            return loop(n);
         case NodeKind::kSet:
             bind(name_of(n.a), evaluate(n.b));
             break;
@@ -229,8 +229,11 @@ Renderer::Flow Renderer::statement(const Node& n) {
             break;
         case NodeKind::kSetBlock: {
             const uint32_t begin = out_bytes_, mark = heap_.mark();
-            if (enter(scope_count_ - 1)) bind(name_of(n.a), captured(n.b, begin, mark));
-            break;
+            if (!enter(scope_count_ - 1)) break;
+            Flow flow;
+            const Value text = captured(n.b, begin, mark, &flow);
+            if (flow == Flow::kOn) bind(name_of(n.a), text);
+            return flow;
         }
         case NodeKind::kMacro: {
             Value macro;
@@ -282,42 +285,72 @@ void Renderer::bind_targets(uint32_t targets, const Value& item) {
     if (heap_.ok() && i != parts.size) heap_.refuse("a loop with another number of names than its elements have");
 }
 
-// The elements for which the condition of a loop holds.
-Value Renderer::filtered(const Value& list, uint32_t condition, uint32_t targets) {
-    const uint32_t begin = heap_.pushed();
-    for (uint32_t i = 0; i < list.size && enter(scope_count_ - 1); ++i) {
-        bind_targets(targets, list.items[i]);
-        if (truthy(evaluate(condition))) heap_.push(list.items[i]);
-        leave();
-    }
-    return heap_.list_from(begin);
+// Whether the condition of a loop holds for an element.
+bool Renderer::holds(const Node& parts, const Value& item) {
+    const uint32_t mark = heap_.mark();
+    if (!enter(scope_count_ - 1)) return false;
+    bind_targets(parts.c, item);
+    const bool held = truthy(evaluate(parts.a));
+    leave();
+    heap_.release(mark);
+    return held;
 }
 
-void Renderer::loop(const Node& n) {
+// jinja2 evaluates the condition of a loop turn by turn. Here it is evaluated before the first turn, and once more for
+// the elements [begin, end) when their turn comes: it has to hold for the last of them, or for none, as before.
+void Renderer::hold_again(const Node& parts, const Value& all, uint32_t begin, uint32_t end, bool for_last) {
+    for (uint32_t i = begin; i < end && heap_.ok(); ++i)
+        if (holds(parts, all.items[i]) != (for_last && i + 1 == end))
+            heap_.unsupported("a loop whose condition changes while it runs");
+}
+
+// As jinja2, runs `else` where no turn came to its end.
+Renderer::Flow Renderer::loop(const Node& n) {
     const Node& parts = node(n.c);
     const uint32_t mark = heap_.mark();
     Loop* const state = heap_.make<Loop>(1);
-    Value list = to_list(&heap_, evaluate(n.a));
-    if (parts.a) list = filtered(list, parts.a, parts.c);
-    if (!heap_.ok()) return;
+    const Value all = to_list(&heap_, evaluate(n.a));
+    Value list = all, places;  // the elements of turns, and with a condition where they are in `all`
+    if (parts.a) {
+        uint32_t begin = heap_.pushed();
+        for (uint32_t i = 0; i < all.size && heap_.ok(); ++i)
+            if (holds(parts, all.items[i])) heap_.push(Value::number(i));
+        places = heap_.list_from(begin);
+        begin = heap_.pushed();
+        for (uint32_t i = 0; i < places.size && heap_.ok(); ++i) heap_.push(all.items[places.items[i].integer]);
+        list = heap_.list_from(begin);
+    }
+    if (!heap_.ok()) return Flow::kOn;
     *state = {list, 0};
     Value variable;
     variable.type = Type::kLoop;
     variable.loop = state;
     const uint32_t turn = heap_.mark();
-    for (Flow flow = Flow::kOn; state->index < list.size && flow != Flow::kBreak; ++state->index) {
-        if (!heap_.spend(1) || !enter(scope_count_ - 1)) return;
+    Flow flow = Flow::kOn;
+    bool ended = false;
+    uint32_t passed = 0;  // of `all`
+    for (; state->index < list.size && flow != Flow::kBreak; ++state->index) {
+        if (parts.a) {
+            const uint32_t end = static_cast<uint32_t>(places.items[state->index].integer) + 1;
+            hold_again(parts, all, passed, end, true);
+            passed = end;
+        }
+        if (!heap_.spend(1) || !enter(scope_count_ - 1)) return Flow::kOn;
         bind("loop", variable);
         bind_targets(parts.c, list.items[state->index]);
         flow = execute(n.b);
+        ended = ended || flow == Flow::kOn;
         leave();
         heap_.release(turn);
     }
-    if (list.size == 0 && parts.b && enter(scope_count_ - 1)) {
-        execute(parts.b);
+    if (parts.a && flow != Flow::kBreak) hold_again(parts, all, passed, all.size, false);
+    flow = Flow::kOn;
+    if (!ended && parts.b && enter(scope_count_ - 1)) {
+        flow = execute(parts.b);
         leave();
     }
     heap_.release(mark);
+    return flow;
 }
 
 void Renderer::set_attribute(const Node& n) {
@@ -342,8 +375,8 @@ void Renderer::set_attribute(const Node& n) {
 }
 
 // Runs a body in the scope just entered, leaves it, and takes what it wrote as a string.
-Value Renderer::captured(uint32_t body, uint32_t out_begin, uint32_t mark) {
-    execute(body);
+Value Renderer::captured(uint32_t body, uint32_t out_begin, uint32_t mark, Flow* flow) {
+    *flow = execute(body);
     leave();
     heap_.release(mark);
     const uint32_t bytes = out_bytes_ - out_begin;
@@ -471,11 +504,11 @@ Value Renderer::binary(const Node& n) {
 
 Value Renderer::arithmetic(Operator op, const Value& a, const Value& b) {
     if (op == Operator::kAdd && a.is(Type::kString) && b.is(Type::kString)) return heap_.concat(a, b);
-    if (op == Operator::kAdd && a.is(Type::kList) && b.is(Type::kList)) {
+    if (op == Operator::kAdd && a.is_plain_list() && b.is_plain_list() && a.shape == b.shape) {
         const uint32_t begin = heap_.pushed();
         for (uint32_t i = 0; i < a.size && heap_.ok(); ++i) heap_.push(a.items[i]);
         for (uint32_t i = 0; i < b.size && heap_.ok(); ++i) heap_.push(b.items[i]);
-        return heap_.list_from(begin);
+        return heap_.list_from(begin, a.shape);
     }
     const auto integer = [](const Value& v) { return v.is(Type::kInteger) || v.is(Type::kBool); };
     if (!integer(a) || !integer(b)) {
@@ -522,7 +555,7 @@ Value Renderer::slice(const Node& n) {
 Value Renderer::list(const Node& n) {
     const uint32_t begin = heap_.pushed();
     for (uint32_t i = n.a; i && heap_.ok(); i = node(i).next) heap_.push(evaluate(node(i).a));
-    return n.kind == NodeKind::kTuple ? heap_.tuple_from(begin) : heap_.list_from(begin);
+    return heap_.list_from(begin, n.kind == NodeKind::kTuple ? Shape::kTuple : Shape::kList);
 }
 
 Value Renderer::dict(const Node& n) {
@@ -541,8 +574,12 @@ Arguments Renderer::arguments(uint32_t first) {
     Argument* const list = heap_.make<Argument>(count);
     if (!list) return {};
     uint32_t at = 0;
-    for (uint32_t i = first; i && heap_.ok(); i = node(i).next)
-        list[at++] = {node(i).b ? name_of(node(i).b) : Value(), evaluate(node(i).a)};
+    for (uint32_t i = first; i && heap_.ok(); i = node(i).next) {
+        list[at] = {node(i).b ? name_of(node(i).b) : Value(), evaluate(node(i).a)};
+        for (uint32_t k = 0; k < at && node(i).b; ++k)
+            if (equal(&heap_, list[k].name, list[at].name)) heap_.refuse("an argument given twice");
+        ++at;
+    }
     return {list, at};
 }
 
@@ -580,11 +617,11 @@ Value Renderer::call(const Node& n) {
 }
 
 Value Renderer::call_function(Function function, const Arguments& given) {
+    if (!knows_arguments(&heap_, kFunctionLimits[static_cast<uint8_t>(function)], given)) return {};
     switch (function) {
         case Function::kDict: {
             const uint32_t begin = heap_.pushed();
             for (uint32_t i = 0; i < given.count; ++i) {
-                if (!given.list[i].name.is(Type::kString)) return heap_.unsupported("dict of a list or dict");
                 heap_.push(given.list[i].name);
                 heap_.push(given.list[i].value);
             }
@@ -608,23 +645,25 @@ Value Renderer::call_function(Function function, const Arguments& given) {
 Value Renderer::call_macro(const Node& macro, const Arguments& given) {
     const uint32_t begin = out_bytes_, mark = heap_.mark();
     if (!enter(0)) return {};
-    uint32_t position = 0;
+    uint32_t position = 0, taken = 0;
     for (uint32_t i = macro.b; i && heap_.ok(); i = node(i).next) {
         const Value name = name_of(node(i).a);
         const Value* value = given.get(position++);
-        for (uint32_t k = 0; k < given.count; ++k)
+        for (uint32_t k = 0; k < given.count && !value; ++k)
             if (given.list[k].name.is(Type::kString) && equal(&heap_, given.list[k].name, name))
                 value = &given.list[k].value;
+        taken += value != nullptr;
         bind(name, value ? *value : node(i).b ? evaluate(node(i).b) : Value());
     }
-    if (heap_.ok() && given.get(position)) heap_.refuse("a macro called with too many arguments");
-    return captured(macro.c, begin, mark);
+    if (heap_.ok() && taken != given.count) heap_.refuse("a macro called with arguments that it does not take");
+    Flow flow;
+    return captured(macro.c, begin, mark, &flow);
 }
 
 Value Renderer::range(const Arguments& given) {
     int64_t bound[3] = {0, 0, 1};
     for (uint32_t i = 0; i < given.count; ++i) {
-        if (i == 3 || !given.list[i].value.is(Type::kInteger)) return heap_.refuse("range of what are no integers");
+        if (!given.list[i].value.is(Type::kInteger)) return heap_.refuse("range of what are no integers");
         bound[given.count == 1 ? 1 : i] = given.list[i].value.integer;
     }
     if (given.count == 0 || bound[2] == 0) return heap_.refuse("range without an end, or with step 0");
@@ -633,7 +672,7 @@ Value Renderer::range(const Arguments& given) {
         heap_.push(Value::number(i));
         if (__builtin_add_overflow(i, bound[2], &i)) break;
     }
-    return heap_.list_from(begin);
+    return heap_.list_from(begin, Shape::kView);
 }
 
 Value Renderer::make_namespace(const Arguments& given) {
@@ -641,7 +680,6 @@ Value Renderer::make_namespace(const Arguments& given) {
     if (!names) return {};
     names->first = nullptr;
     for (uint32_t i = 0; i < given.count; ++i) {
-        if (!given.list[i].name.is(Type::kString)) return heap_.unsupported("namespace of a dict");
         NamespaceItem* const item = heap_.make<NamespaceItem>(1);
         if (!item) return {};
         *item = {given.list[i].name, given.list[i].value, names->first};

@@ -95,7 +95,8 @@ void Heap::push(const Value& value) {
     spend(1);
 }
 
-Value Heap::list_from(uint32_t pushed) {
+Value Heap::list_from(uint32_t pushed, Shape shape) {
+    if (shape == Shape::kIterator) push(Value::boolean(false));
     if (!ok()) return {};
     const uint32_t count = (pushed - back_) / sizeof(Value);
     Value* const items = make<Value>(count);
@@ -104,7 +105,8 @@ Value Heap::list_from(uint32_t pushed) {
     back_ = pushed;
     Value out;
     out.type = Type::kList;
-    out.size = count;
+    out.shape = shape;
+    out.size = count - (shape == Shape::kIterator);
     out.items = items;
     return out;
 }
@@ -139,8 +141,9 @@ bool truthy(const Value& v) {
             for (uint32_t i = 0; i < v.size; ++i)
                 if (v.text[i] >= '1' && v.text[i] <= '9') return true;
             return false;
-        case Type::kString:
         case Type::kList:
+            return v.size != 0 || v.shape == Shape::kIterator;
+        case Type::kString:
         case Type::kDict:
             return v.size != 0;
         case Type::kNamespace:
@@ -158,8 +161,10 @@ bool equal(Heap* heap, const Value& a, const Value& b, uint32_t depth) {
     const bool integers = (a.is(Type::kInteger) || a.is(Type::kBool)) && (b.is(Type::kInteger) || b.is(Type::kBool));
     if (integers) return a.integer == b.integer;
     if (a.is(Type::kNumber) || b.is(Type::kNumber)) {
-        if (a.type == b.type) return a.size == b.size && memcmp(a.text, b.text, a.size) == 0;
-        if (a.is(Type::kInteger) || b.is(Type::kInteger)) heap->unsupported("comparing a number that is no integer");
+        if (a.type == b.type)
+            return (a.size == b.size && memcmp(a.text, b.text, a.size) == 0) || (!truthy(a) && !truthy(b));
+        const Type other = a.is(Type::kNumber) ? b.type : a.type;
+        if (other == Type::kInteger || other == Type::kBool) heap->unsupported("comparing a number that is no integer");
         return false;
     }
     if (a.type != b.type) return false;
@@ -171,7 +176,8 @@ bool equal(Heap* heap, const Value& a, const Value& b, uint32_t depth) {
             heap->spend(a.size == b.size ? a.size / 16 : 0);
             return a.size == b.size && memcmp(a.text, b.text, a.size) == 0;
         case Type::kList:
-            if (a.size != b.size || a.tuple != b.tuple) return false;
+            if (!a.is_plain_list() || !b.is_plain_list()) heap->unsupported("comparing iterators, ranges or views");
+            if (!heap->ok() || a.size != b.size || a.shape != b.shape) return false;
             for (uint32_t i = 0; i < a.size; ++i)
                 if (!equal(heap, a.items[i], b.items[i], depth + 1)) return false;
             return true;
@@ -283,7 +289,7 @@ void write_repr(Heap* heap, const Value& v, uint32_t depth) {
             heap->unsupported("the text of an object");
             return;
     }
-    if (v.tuple) heap->unsupported("the text of a tuple");
+    if (v.is(Type::kList) && v.shape != Shape::kList) heap->unsupported("the text of a tuple, iterator, range or view");
     const bool list = v.is(Type::kList);
     heap->write(list ? "[" : "{");
     for (uint32_t i = 0; i < v.size && heap->ok(); ++i) {
@@ -328,8 +334,16 @@ Value to_string(Heap* heap, const Value& v) {
 Value to_list(Heap* heap, const Value& v) {
     const uint32_t begin = heap->pushed();
     switch (v.type) {
-        case Type::kList:
-            return v;
+        case Type::kList: {
+            Value out = v;
+            out.shape = Shape::kList;
+            if (v.shape == Shape::kIterator && v.size) {
+                Value* const read = const_cast<Value*>(v.items + v.size);
+                if (truthy(*read)) return heap->unsupported("an iterator that is read twice");
+                *read = Value::boolean(true);
+            }
+            return out;
+        }
         case Type::kUndefined:
             break;
         case Type::kDict:
@@ -348,15 +362,15 @@ Value to_list(Heap* heap, const Value& v) {
     return heap->list_from(begin);
 }
 
-Value items_of(Heap* heap, const Value& dict) {
+Value items_of(Heap* heap, const Value& dict, Shape shape) {
     const uint32_t begin = heap->pushed();
     for (uint32_t i = 0; i < dict.size && heap->ok(); ++i) {
         const uint32_t pair = heap->pushed();
         heap->push(dict.entries[i].key);
         heap->push(dict.entries[i].value);
-        heap->push(heap->tuple_from(pair));
+        heap->push(heap->list_from(pair, Shape::kTuple));
     }
-    return heap->list_from(begin);
+    return heap->list_from(begin, shape);
 }
 
 uint32_t characters(Heap* heap, const Value& text) {
@@ -423,6 +437,7 @@ void write_json(Heap* heap, const Value& v, const JsonStyle& style, uint32_t dep
             heap->refuse("JSON of what is no JSON value");
             return;
     }
+    if (v.is(Type::kList) && !v.is_plain_list()) heap->refuse("JSON of what is no JSON value");
     const bool list = v.is(Type::kList);
     heap->write(list ? "[" : "{");
     for (uint32_t i = 0; i < v.size && heap->ok(); ++i) {
@@ -523,12 +538,10 @@ Value JsonReader::number() {
     const size_t first = at_;
     const size_t whole = digits();
     if (whole == 0 || (whole > 1 && text_[first] == '0')) return bad();
-    size_t fraction = 0;
     const bool point = at_ < bytes_ && text_[at_] == '.';
     if (point) {
         ++at_;
-        fraction = digits();
-        if (fraction == 0) return bad();
+        if (digits() == 0) return bad();
     }
     if (at_ < bytes_ && (text_[at_] == 'e' || text_[at_] == 'E'))
         return heap_->unsupported("a number with an exponent");
@@ -541,9 +554,7 @@ Value JsonReader::number() {
         if (!negative && v == INT64_MIN) return heap_->unsupported("an integer beyond 64 bits", text.text, text.size);
         return Value::number(negative ? v : -v);
     }
-    const bool canonical = whole + fraction <= 15 && (fraction == 1 || text_[at_ - 1] != '0') &&
-                           (text_[first] != '0' || fraction <= 4 || memcmp(text_ + first, "0.0000", 6) != 0);
-    if (!canonical) return heap_->unsupported("the number", text.text, text.size);
+    if (!is_canonical(text_ + first, at_ - first)) return heap_->unsupported("the number", text.text, text.size);
     Value out = text;
     out.type = Type::kNumber;
     return out;

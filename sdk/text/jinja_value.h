@@ -28,6 +28,14 @@ enum class Origin : uint8_t {
     kHeap,  // the heap's marks say, byte by byte
 };
 
+// What Python has in place of a list.
+enum class Shape : uint8_t {
+    kList,
+    kTuple,     // written otherwise, and equal to no list
+    kView,      // a range, or keys, values or items of a dict: has a length, but no text, JSON or element by index here
+    kIterator,  // true, without a length, and read once; behind the elements is a value, true when it was read
+};
+
 struct Entry;
 struct Namespace;
 struct Loop;
@@ -35,7 +43,7 @@ struct Loop;
 struct Value {
     Type type = Type::kUndefined;
     Origin origin = Origin::kScaffold;  // kString, kNumber
-    bool tuple = false;                 // kList: written otherwise, and equal to no list
+    Shape shape = Shape::kList;         // kList
     uint32_t size = 0;                  // bytes, elements or entries
     union {
         int64_t integer = 0;  // kInteger, kBool, kMacro
@@ -47,6 +55,8 @@ struct Value {
     };
 
     bool is(Type t) const { return type == t; }
+    // A list or tuple, of which everything is known.
+    bool is_plain_list() const { return type == Type::kList && shape <= Shape::kTuple; }
     static Value none() { return of(Type::kNone); }
     static Value boolean(bool v) {
         Value out = of(Type::kBool);
@@ -148,12 +158,7 @@ class Heap {
     // Lists of unknown length: push each element, then collect from where pushed() was.
     uint32_t pushed() const { return back_; }
     void push(const Value& value);
-    Value list_from(uint32_t pushed);
-    Value tuple_from(uint32_t pushed) {
-        Value out = list_from(pushed);
-        out.tuple = true;
-        return out;
-    }
+    Value list_from(uint32_t pushed, Shape shape = Shape::kList);
     Value dict_from(uint32_t pushed);  // keys and values in turn; of equal keys the last value counts
 
   private:
@@ -178,10 +183,11 @@ const Value* find_entry(Heap* heap, const Value& dict, const Value& key, uint32_
 int64_t find_text(Heap* heap, const Value& text, const Value& what, uint32_t from);
 // As Python's str().
 Value to_string(Heap* heap, const Value& v);
-// Elements of what can be iterated: a list, the keys of a dict, the characters of a string, nothing of undefined.
+// Elements of what can be iterated: a list, the keys of a dict, the characters of a string, nothing of undefined. Reads
+// iterators.
 Value to_list(Heap* heap, const Value& v);
-// [key, value] lists.
-Value items_of(Heap* heap, const Value& dict);
+// Tuples of key and value.
+Value items_of(Heap* heap, const Value& dict, Shape shape);
 uint32_t characters(Heap* heap, const Value& text);
 struct JsonStyle {
     int64_t indent = -1;  // negative: on one line

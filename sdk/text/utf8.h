@@ -57,4 +57,13 @@ inline Utf8Char utf8_decode(const char* p, size_t available) {
     return utf8_decode(reinterpret_cast<const uint8_t*>(p), available);
 }
 
+// Reads the element that ends at p + bytes; `bytes` is at least 1.
+inline Utf8Char utf8_decode_last(const char* p, size_t bytes) {
+    for (uint32_t n = 2; n <= 4 && n <= bytes; ++n) {
+        const Utf8Char c = utf8_decode(p + bytes - n, n);
+        if (c.bytes == n) return c;
+    }
+    return utf8_decode(p + bytes - 1, 1);
+}
+
 }  // namespace keel

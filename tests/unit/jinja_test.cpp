@@ -305,4 +305,206 @@ TEST(Jinja, WorkIsBounded) {
     }
 }
 
+// What jinja2 makes of a template; null: an error here, be it that jinja2 has one or that Keel does not know it.
+struct Made {
+    const char *text, *expected;
+};
+void expect_made(const std::vector<Made>& cases) {
+    for (const Made& c : cases) {
+        const Template jinja(c.text);
+        Rendering r;
+        r.variables =
+            R"({"l": [3, 1, 2, 3], "e": [], "d": {"a": "x", "b": 1}, "f": 1.5, "m": "a\r\nb",
+                "p": [{"k": "u", "v": {"z": 5}}, {"k": "w", "v": {"z": 6}}]})";
+        const keel_status status = jinja.status == KEEL_OK ? r.run(*jinja.program) : jinja.status;
+        if (c.expected) {
+            EXPECT_EQ(KEEL_OK, status) << c.text << ": "
+                                       << (jinja.status == KEEL_OK ? r.error.reason : jinja.error.reason);
+            EXPECT_EQ(c.expected, r.text) << c.text;
+        } else {
+            EXPECT_TRUE(status == KEEL_E_ARGUMENT || status == KEEL_E_UNSUPPORTED) << c.text << ": " << r.text;
+        }
+    }
+}
+
+// As in jinja2, `else` also follows a loop no turn of which came to its end.
+TEST(Jinja, BreakInsideOfElseAndSet) {
+    expect_made({
+        {"{% for i in [1, 2, 3] %}{{ i }}{% for j in [] %}{% else %}{% break %}{% endfor %}{% endfor %}!", "1!"},
+        {"{% for i in [1, 2] %}{% for j in [] %}{% else %}{% continue %}{% endfor %}{{ i }}{% endfor %}!", "!"},
+        {"{% for i in [1, 2] %}{% for j in [3] %}{% else %}{% break %}{% endfor %}{{ i }}{% endfor %}!", "12!"},
+        {"{% for i in [1, 2] %}{{ i }}{% set x %}a{% break %}{% endset %}{{ x }}{% endfor %}!{{ x }}", "1!"},
+        {"{% for i in [1, 2] %}{{ i }}{% set x %}a{% continue %}{% endset %}b{% endfor %}!", "12!"},
+        {"{% for i in [1] %}{% break %}{% else %}E{% endfor %}!", "E!"},
+        {"{% for i in [1, 2] %}{% continue %}{% else %}E{{ i }}{% endfor %}!", "E!"},
+        {"{% for i in [1, 2] %}{% if i == 2 %}{% break %}{% endif %}{% else %}E{% endfor %}!", "!"},
+        {"{% for i in [1] %}{% generation %}{% break %}{% endgeneration %}{% endfor %}", nullptr},
+    });
+}
+
+// jinja2 evaluates conditions of loops turn by turn.
+TEST(Jinja, ConditionsThatTheBodyChanges) {
+    const std::string ns = "{% set n = namespace(a=0) %}";
+    const std::string changed[] = {
+        ns + "{% for i in l if n.a < 2 %}{% set n.a = n.a + 1 %}{{ i }}{% endfor %}",
+        ns + "{% for i in l if i > n.a %}{% set n.a = i %}{{ loop.last }}{% endfor %}",
+        ns + "{% for i in l if i < 2 or n.b is defined %}{% set n.b = i %}{{ i }}{% endfor %}",
+    };
+    for (const std::string& text : changed) expect_made({{text.c_str(), nullptr}});
+    const std::string kept[] = {
+        ns + "{% for i in l if n.a < 1 and i > 1 %}{{ i }}{{ loop.length }}{% endfor %}",
+        ns + "{% for i in l if n.a < 1 and i > 1 %}{% set n.b = i %}{{ i }}{{ loop.length }}{% endfor %}",
+        ns + "{% for i in l if n.a < 1 and i > 1 %}{{ i }}{{ loop.length }}{% if loop.last %}{% set n.a = 1 %}{% break "
+             "%}"
+             "{% endif %}{% endfor %}",
+    };
+    for (const std::string& text : kept) expect_made({{text.c_str(), "332333"}});
+}
+
+TEST(Jinja, FiltersThatGiveIterators) {
+    const std::string filters[] = {"l|select('gt', 9)", "l|reject",        "p|selectattr('k', 'eq', 'x')",
+                                   "p|rejectattr('k')", "e|map('string')", "e|reverse",
+                                   "e|unique",          "{}|items",        "{}.items()|reverse"};
+    for (const std::string& filter : filters) {
+        const std::string v = "(" + filter + ")";
+        const std::string same[] = {"{% if " + v + " %}yes{% endif %}",
+                                    "{{ 'yes' if " + v + " is iterable }}",
+                                    "{{ 'no' if not " + v + " else 'yes' }}",
+                                    "{{ 'no' if " + v + " is sequence else 'yes' }}",
+                                    "{% for i in " + v + " %}{{ i }}{% else %}yes{% endfor %}",
+                                    "{% if not " + v + "|list %}yes{% endif %}",
+                                    "{{ " + v + "|first|default('yes') }}",
+                                    "{{ " + v + "|join }}{{ 'yes' if 7 not in " + v + " }}"};
+        for (const std::string& text : same) expect_made({{text.c_str(), "yes"}});
+        const std::string refused[] = {"{{ " + v + " }}",       "{{ " + v + "|length }}", "{{ " + v + " + [] }}",
+                                       "{{ [] + " + v + " }}",  "{{ " + v + "|tojson }}", "{{ " + v + "[0] }}",
+                                       "{{ " + v + "[:1] }}",   "{{ " + v + " ~ '' }}",   "{{ [" + v + "] }}",
+                                       "{{ " + v + " == [] }}", "{{ " + v + "|last }}",   "{{ " + v + ".append }}"};
+        for (const std::string& text : refused) expect_made({{text.c_str(), nullptr}});
+    }
+    expect_made({
+        {"{{ p|map(attribute='k')|list|length }}{{ p|map(attribute='k')|list }}", "2['u', 'w']"},
+        {"{% for i in l|reverse %}{{ i }}{{ loop.last }}{{ loop.length }}{% endfor %}", "3False42False41False43True4"},
+        {"{{ l|reverse|first }}{{ 'ab'|reverse }}{{ 'ab'|reverse|length }}{{ l|select|reverse|length }}", "3ba24"},
+        {"{% set i = l|select %}{{ i|join }}{{ i|join }}", nullptr},  // nothing the second time
+        {"{% set i = l|select %}{% for x in i %}{{ x }}{% endfor %}{{ 3 in i }}", nullptr},
+        {"{{ d|dictsort|length }}{{ d|items|list|length }}{{ d.items()|length }}{{ d.keys()|list }}", "222['a', 'b']"},
+        {"{{ 'a' if {}.items() else 'b' }}{{ 'a' if range(0) else 'b' }}{{ range(3)|length }}{{ range(3)|last }}",
+         "bb32"},
+        {"{{ range(3) }}", nullptr},
+        {"{{ {}.keys() }}", nullptr},
+        {"{{ range(3) == [0, 1, 2] }}", nullptr},
+        {"{{ range(2) + range(2) }}", nullptr},
+        {"{{ d.items()[0] }}", nullptr},
+        {"{{ p|map(attribute='none', default=none)|map('string')|join }}", ""},
+    });
+}
+
+TEST(Jinja, ArgumentsThatAreNotKnown) {
+    expect_made({
+        {"{{ 'one'.startswith('o', 1) }}", nullptr},
+        {"{{ 'one'.endswith('o', 0, 1) }}", nullptr},
+        {"{{ 'one'.count('o', 1) }}", nullptr},
+        {"{{ 'one'.strip(chars='o') }}", nullptr},
+        {"{{ '11'|int(0, 2) }}", nullptr},
+        {"{{ 'z'|int(default=3, base=16) }}", nullptr},
+        {"{{ 'z'|int(default=3) }}", "3"},
+        {"{{ 'z'|upper(1) }}", nullptr},
+        {"{{ l|first(1) }}", nullptr},
+        {"{{ ['a b']|map('trim', side='a')|list }}", nullptr},
+        {"{{ ['a b']|map('upper', attribute='a')|list }}", nullptr},
+        {"{{ [1]|select('odd', 1)|list }}", nullptr},
+        {"{{ nope|default('a', default_value='b') }}", nullptr},
+        {"{{ nope|default(default_value='b') }}", "b"},
+        {"{{ 3 is odd(1) }}", nullptr},
+        {"{{ 4 is divisibleby(num=2) }}", nullptr},
+        {"{{ range(3, step=2)|list }}", nullptr},
+        {"{{ 'aaa'.replace('a', 'b', true) }}{{ 'aaa'|replace('a', 'b', count=2) }}", "baabba"},
+        {"{{ 'aaa'.replace('a', 'b', 'c') }}", nullptr},
+        {"{{ 'a b c'.split(' ', maxsplit=true) }}", "['a', 'b c']"},
+        {"{{ 'a b c'.split(' ', none) }}", nullptr},
+        {"{{ 'abc'.startswith(['a']) }}", nullptr},
+        {"{{ 'abc'.startswith(('x', 'a')) }}", "True"},
+        {"{% macro m(a, b=2) %}{{ a }}{{ b }}{% endmacro %}{{ m(b=3, a=1) }}{{ m(1) }}", "1312"},
+        {"{% macro m(a) %}{{ a }}{% endmacro %}{{ m(1, z=3) }}", nullptr},
+        {"{% macro m(a) %}{{ a }}{% endmacro %}{{ m(1, a=2) }}", nullptr},
+        {"{% macro m(a) %}{{ a }}{% endmacro %}{{ m(a=1, a=2) }}", nullptr},
+        {"{% macro m(a) %}{{ a }}{% endmacro %}{{ m(a=1, 2) }}", nullptr},
+    });
+}
+
+TEST(Jinja, JoinFollowsPaths) {
+    expect_made({
+        {"{{ p|join('-', attribute='v.z') }}", "5-6"},
+        {"{% set n = namespace(a=1) %}{{ [n]|map(attribute='a')|join }}", nullptr},  // it may change until it is read
+        {"{{ [[1, 2], [3, 4]]|join('-', 1) }}{{ l|join('', none) }}", "2-43123"},
+    });
+}
+
+TEST(Jinja, IndentOfAnyLineEnd) {
+    expect_made({
+        {"{{ m|indent(2) }}", "a\n  b"},
+        {"{{ '\\na'|indent(2, true) }}", "  \n  a"},
+        {"{{ ''|indent(2, true) }}", "  "},
+        {"{{ ''|indent(2, false, true) }}", ""},
+        {"{{ 'a\\n'|indent(2, false, true) }}", "a\n  "},
+        {"{{ 'a\\n'|indent(2) }}", "a\n"},
+        {"{{ 'a\\r'|indent(2, true, true) }}", "  a"},
+        {"{{ 'a\\r\\r\\nb'|indent(2, false, true) }}", "a\n  \n  b"},
+        {"{{ 'a\\vb\\fc\\x1cd\\x1de\\x1ef\\x85g\\u2028h\\u2029i\\x1fj'|indent(1) }}",
+         "a\n b\n c\n d\n e\n f\n g\n h\n i\x1fj"},
+        {"{{ 5|indent }}", nullptr},
+    });
+    Rendering r;
+    r.messages = {{"user", "a\r\nb", ""}};
+    const Template jinja("{{ messages[0].content|indent(2) }}");
+    ASSERT_EQ(KEEL_OK, jinja.status);
+    ASSERT_EQ(KEEL_OK, r.run(*jinja.program));
+    EXPECT_EQ("mmssm", r.marks);
+}
+
+TEST(Jinja, TuplesStayTuples) {
+    expect_made({
+        {"{{ (1, 2)[:1] == (1,) }}{{ (1, 2)[:1] == [1] }}{{ (1, 2)[::-1]|list }}", "TrueFalse[2, 1]"},
+        {"{{ (1, 2) + (3,) == (1, 2, 3) }}{{ ((1, 2) + (3,))|length }}", "True3"},
+        {"{{ ((1, 2)|list) == [1, 2] }}{{ (1, 2)|list }}{{ [1, 2] == (1, 2) }}", "True[1, 2]False"},
+        {"{{ [1] + (2,) }}", nullptr},
+        {"{{ (1,) + [2] }}", nullptr},
+        {"{{ (1, 2)[:1] }}", nullptr},
+    });
+}
+
+TEST(Jinja, NumbersAsPythonWritesThem) {
+    expect_made({
+        {"{{ 1.5 }} {{ 0.0001 }} {{ 10.0 }} {{ 1.5 == f }} {{ 0.0 == 1.5 }}", "1.5 0.0001 10.0 True False"},
+        {"{{ 1.50 }}", nullptr},
+        {"{{ 0.00001 }}", nullptr},
+        {"{{ 00.5 }}", nullptr},
+        {"{{ 1234567890123456.5 }}", nullptr},
+        {"{{ 1.0 == 1.00 }}", nullptr},
+        {"{{ true == 1.0 }}", nullptr},
+        {"{{ 1.0 in [true] }}", nullptr},
+        {"{{ 007 }}", nullptr},
+        {"{{ nope|int(1) }}", nullptr},
+        {"{{ 00 }}{{ 0 }}", "00"},
+    });
+    Rendering r;
+    r.variables = "{\"x\": -0.0}";
+    const Template jinja("{{ x == 0.0 }}");
+    ASSERT_EQ(KEEL_OK, jinja.status);
+    ASSERT_EQ(KEEL_OK, r.run(*jinja.program));
+    EXPECT_EQ("True", r.text);
+}
+
+TEST(Jinja, UnicodeWhiteSpaceBesideTags) {
+    expect_made({
+        {"a\u00a0\u2003\n{%- if true -%}\u00a0\u3000b{%- endif %}", "ab"},
+        {"a\x1f{{- 'b' -}}\u2028 c\u0085{#- x -#}\u205f d", "abcd"},
+        {"a\n\u00a0{% if true %}x{% endif %}\u00a0", "a\nx\u00a0"},
+        {"a\u00a0{{ 'b' }}\u00a0", "a\u00a0b\u00a0"},
+        {"a {#-#} b{#+#}\nc{#--#} d", "a bcd"},
+        {"\u00e9{%- if true -%}\u00e9{%- endif %}", "\u00e9\u00e9"},
+    });
+}
+
 }  // namespace
