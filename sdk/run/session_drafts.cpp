@@ -43,15 +43,6 @@ uint32_t tokens_behind(const Drafting& d) {
     return count ? count : 1;
 }
 
-// The other session, which has the same tokens, draws as this one does.
-void draw_alike(const Drafting& d) {
-    d.by->sampling = d.s->sampling;
-    d.by->sampled = d.s->sampled;
-    memcpy(d.by->drawn, d.s->drawn, (d.s->token_count + 7) / 8);
-    d.by->all_logits = 0;
-    d.by->sample = KEEL_FEED_SAMPLE;
-}
-
 // Until the deadline, unlike keel_advance: who drafts has nothing else to do meanwhile.
 keel_status advance_one(Engine* e, Session* s, uint64_t deadline_ns) {
     for (;;) {
@@ -62,13 +53,13 @@ keel_status advance_one(Engine* e, Session* s, uint64_t deadline_ns) {
     }
 }
 
-// The other session gets the session's tokens. What it still computes from an earlier call is gone on with if it is
-// of use.
+// The other session gets the session's tokens, and draws as it does. What it still computes from an earlier call is
+// gone on with if it is of use.
 keel_status catch_up(const Drafting& d, uint64_t deadline_ns) {
     Session *s = d.s, *by = d.by;
     Engine* e = d.by_engine;
     by->drafting = true;
-    by->sampling = s->sampling;
+    by->sampling = s->sampling;  // also of the step that it is in
     uint32_t common = common_tokens(*s, *by);
     if (by->in_step) KEEL_TRY(common == by->token_count ? advance_one(e, by, deadline_ns) : abandon_step(e, by));
     if (common < s->token_count || common < by->token_count || by->draw == Session::kNoDraw) {
@@ -78,7 +69,10 @@ keel_status catch_up(const Drafting& d, uint64_t deadline_ns) {
         if (common < by->token_count) rewind_session(e, by, common);
         append_tokens(e, by, s->tokens + common, s->token_count - common);
     }
-    draw_alike(d);
+    by->sampled = s->sampled;
+    memcpy(by->drawn, s->drawn, (s->token_count + 7) / 8);
+    by->all_logits = 0;
+    by->sample = KEEL_FEED_SAMPLE;
     return KEEL_OK;
 }
 

@@ -31,11 +31,9 @@ struct TileRows {
     bool half;
     const uint8_t* ahead;  // the next tile's rows, asked for as these are read; null where these are no stored ones
 
-    // Asks for what the next tile has in place of `bytes` bytes at `at` of these rows, into the second-level cache: the
-    // first one has few lines on their way at once, and reads would wait behind these.
+    // Asks for what the next tile has in place of `bytes` bytes at `at` of these rows.
     void fetch(uint64_t at, uint64_t bytes) const {
-        if (ahead)
-            for (uint64_t i = 0; i < bytes; i += 64) __builtin_prefetch(ahead + at + i, 0, 2);
+        if (ahead) fetch_far(ahead + at, bytes);
     }
 };
 

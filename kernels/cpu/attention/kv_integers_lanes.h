@@ -139,8 +139,7 @@ KEEL_INLINE NextTile next_tile(const TileSource& source) {
     const uint64_t row = next % a.page_tokens;
     return {page + plane.codes + row * plane.code_bytes, page + plane.scales + row * plane.scale_bytes};
 }
-// Asks for the next tile's rows bit by bit, as groups of eight rows of this one are worked on, into the second-level
-// cache as f16 rows are.
+// Asks for the next tile's rows bit by bit, as groups of eight rows of this one are worked on, as far as fetch_far.
 struct FetchAhead {
     const uint8_t *at, *end;  // what is still to be asked for of the groups until now
     uint64_t part;            // bytes of a group; 0 where there is no next tile

@@ -16,8 +16,8 @@ namespace {
 
 constexpr uint32_t kBlockRows = 16;
 
-// The rows that follow a tile are fetched ahead while it is multiplied, so much of each at a time. From memory only as
-// far as the second-level cache: fetches for the first level wait for one of its few buffers, and all behind them.
+// The rows that follow a tile are fetched ahead while it is multiplied, so much of each at a time. From memory by
+// fetch_far.
 constexpr uint32_t kFetchMemoryBytes = 128, kFetchCacheElements = 32;
 // From a cache only short rows are: they end before the processor's own prefetcher follows them. Where other cores
 // press the weights out of the last-level cache that doubles the rate; where none do it costs a tenth.
@@ -75,11 +75,6 @@ KEEL_INLINE void store_block(const MatmulArgs& a, uint32_t row, uint32_t count, 
                 dot, i, [&](const float* p) __attribute__((always_inline)) { return V::load_first(p, count - i); },
                 [&](float* p, F v) __attribute__((always_inline)) { V::store_first(p, count - i, v); });
     }
-}
-
-// Into the second-level cache.
-KEEL_INLINE void fetch_far(const uint8_t* from, uint64_t bytes) {
-    for (uint64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
 }
 
 // Tokens of a tile of four rows.

@@ -29,6 +29,12 @@
 namespace keel::kernels {
 namespace {
 
+// Asks for what is read next, as far as the second-level cache: the first one has few lines on their way at once, and
+// reads would wait behind these.
+KEEL_INLINE void fetch_far(const uint8_t* from, uint64_t bytes) {
+    for (uint64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+}
+
 // Registers that hold the 16 lanes of a dot product.
 template <class V>
 constexpr int kParts = 16 / V::kLanes;
