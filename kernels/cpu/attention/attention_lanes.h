@@ -319,7 +319,7 @@ KEEL_INLINE void score_integers(const K& integers, const AttentionArgs& a, const
                     x.query_offsets + at.row * kMaxKvScales};
             s[i] = x.row_scores(at);
         }
-        K::scores(tile, scales, n, scale_count, q, in_block, visible_together(t, b, in_block), s);
+        K::scores(a.k.format, tile, scales, n, scale_count, q, in_block, visible_together(t, b, in_block), s);
     }
 }
 
@@ -383,9 +383,9 @@ template <class V, class K>
 KEEL_INLINE void value_integers(const K& integers, const AttentionArgs& a, const AttentionTile& t,
                                 const AttentionScratch& x, const float* rescale) {
     const uint32_t n = a.head_dim, scale_count = kv_scales(a.v.format, n);
-    uint8_t* tile = reinterpret_cast<uint8_t*>(x.v_tile);
     float* scales = x.tile_scales(x.v_tile);
-    integers.unpack_values(source_of(a, a.v, t), t.any, tile, scales);
+    const uint8_t* tile =
+        integers.unpack_values(source_of(a, a.v, t), t.any, reinterpret_cast<uint8_t*>(x.v_tile), scales);
     for (uint32_t b = 0; b < t.count; b += kQueryBlock) {
         const uint32_t in_block = t.count - b < kQueryBlock ? t.count - b : kQueryBlock;
         typename K::Weights w[kQueryBlock];

@@ -328,8 +328,9 @@ struct KvIntegersAvx512 {
         keys({source.args, source.plane, source.first, source.row, any.lo, any.hi}, tile, scales);
         return tile;
     }
-    void unpack_values(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) const {
+    const uint8_t* unpack_values(const TileSource& source, VisibleRange any, uint8_t* tile, float* scales) const {
         values({source.args, source.plane, source.first, source.row, any.lo, any.hi}, tile, scales);
+        return tile;
     }
 
     // C queries against 8B positions from j on, j a multiple of 16: C * B accumulators.
@@ -388,7 +389,7 @@ struct KvIntegersAvx512 {
             score_tile<C, B>(tile, scales, n, scale_count, queries, j, s);
     }
     // A missing fourth query repeats the third.
-    KEEL_INLINE void scores(const uint8_t* tile, const float* scales, uint32_t n, uint32_t scale_count,
+    KEEL_INLINE void scores(KvFormat, const uint8_t* tile, const float* scales, uint32_t n, uint32_t scale_count,
                             const IntQuery* queries, uint32_t count, VisibleRange visible, float* const* s) {
         if (count == 1)
             score_tiles<1, 8>(tile, scales, n, scale_count, queries, visible, s);

@@ -6,7 +6,7 @@
 //   unpack_keys(source, any, tile, scales)     the tile's rows `any` of the plane of K, laid out as K wants keys in
 //                                 `tile` or where they lie: returns where; and
 //   unpack_values(source, any, tile, scales)   of V, as it wants values; scales[scale of a row][position of the tile]
-//   scores(tile, scales, n, scale_count, queries, count, visible, s)
+//   scores(format, tile, scales, n, scale_count, queries, count, visible, s)
 //                                 s[i][j] = dot(query i, key j) for i < count <= 4 and at least the j of `visible`
 //   store_weights(v, w, scale)    the tile's 64 weights v, 0..32767, rounded to nearest even
 //   add_values(tile, n, scale_count, w, unit, rescale, count, visible, o)

@@ -33,6 +33,8 @@ struct KvCodesNeon {
     template <KvFormat F>
     static constexpr uint32_t kReads = 2 * kKvFormats[F].bits + 16;
     template <KvFormat F>
+    static constexpr int kKeyOffset = 0;
+    template <KvFormat F>
     KEEL_INLINE void windows(const uint8_t* p, int8_t* q) {
         constexpr int b = kKvFormats[F].bits;
         KEEL_UNROLL
@@ -72,8 +74,9 @@ struct KvCodesNeon {
         return vreinterpretq_s8_u8(vsubq_u8(c, vdupq_n_u8(kOffset)));
     }
 
-    template <KvFormat F>
+    template <KvFormat F, int offset>
     KEEL_INLINE void integers(int8_t* q) {
+        static_assert(offset == 0);
         constexpr int b = kKvFormats[F].bits;
         KEEL_UNROLL
         for (int half = 0; half < 2; ++half, q += 16) {
@@ -128,22 +131,21 @@ struct KvCodesNeon {
 
 struct KvIntegersNeon : KvCodesNeon {
     using I = int32x4_t;
-    static constexpr uint32_t kGroup = 4;  // row behind row: weights come from lanes
+    static constexpr uint32_t kGroup = 4;
+    static constexpr bool kInterleaved = false;  // weights come from lanes
     static constexpr int kValueRows = 4;
     struct Weights {
         alignas(16) int16_t w[kMaxKvScales][kAttentionTile];
     };
 
-    KEEL_INLINE void interleave(const int8_t* rows, uint64_t stride, int8_t* to) {
-        KEEL_UNROLL
-        for (uint64_t r = 0; r < kGroup; ++r) vst1q_s8(to + 16 * r, vld1q_s8(rows + r * stride));
-    }
     KEEL_INLINE void store_weights(const float32x4_t v[16], Weights& w, uint32_t scale) {
         KEEL_UNROLL
         for (int i = 0; i < 16; ++i) vst1_s16(w.w[scale] + 4 * i, vmovn_s32(vcvtnq_s32_f32(v[i])));
     }
-    template <int C>
-    KEEL_INLINE void dots(const int8_t* keys, uint64_t stride, const int8_t* const* q, uint32_t n, float32x4_t* dot) {
+    template <int C, bool kUnsigned>
+    KEEL_INLINE void dots(const int8_t* keys, uint64_t stride, const int8_t* const* q, const int32_t*, uint32_t n,
+                          float32x4_t* dot) {
+        static_assert(!kUnsigned);
         // |k| is at most 128 and |q| 127, so that two products fit 16 bits.
         dots_by<C>(keys, stride, q, n, dot, [](int32x4_t sum, int8x16_t k, int8x16_t x) KEEL_ALWAYS_INLINE {
             return vpadalq_s16(sum, vmlal_high_s8(vmull_s8(vget_low_s8(k), vget_low_s8(x)), k, x));
@@ -151,18 +153,18 @@ struct KvIntegersNeon : KvCodesNeon {
     }
     KEEL_INLINE I zero() { return vdupq_n_s32(0); }
     template <int C>
-    KEEL_INLINE void add(I (*sum)[4], const int8_t* x, const Weights* w, uint32_t scale, uint64_t j) {
+    KEEL_INLINE void add(I (*sum)[4], const int8_t* x, uint64_t stride, const Weights* w, uint32_t scale, uint64_t j) {
         int16x4_t weight[C];
         KEEL_UNROLL
         for (int i = 0; i < C; ++i) weight[i] = vld1_s16(w[i].w[scale] + j);
         add_row<0, C>(sum, x, weight);
-        add_row<1, C>(sum, x, weight);
-        add_row<2, C>(sum, x, weight);
-        add_row<3, C>(sum, x, weight);
+        add_row<1, C>(sum, x + stride, weight);
+        add_row<2, C>(sum, x + 2 * stride, weight);
+        add_row<3, C>(sum, x + 3 * stride, weight);
     }
     template <int r, int C>
     KEEL_INLINE void add_row(I (*sum)[4], const int8_t* x, const int16x4_t* weight) {
-        const int8x16_t v = vld1q_s8(x + 16 * r);
+        const int8x16_t v = vld1q_s8(x);
         const int16x8_t low = vmovl_s8(vget_low_s8(v)), high = vmovl_high_s8(v);
         KEEL_UNROLL
         for (int i = 0; i < C; ++i) {

@@ -12,6 +12,7 @@ struct KvDotsNeon : KvCodesNeon {
         int32x4_t high, low;
     };
     static constexpr uint32_t kGroup = 4;
+    static constexpr bool kInterleaved = true;
     static constexpr int kValueRows = 2;
     struct Weights {
         alignas(16) uint8_t high[kMaxKvScales][kAttentionTile], low[kMaxKvScales][kAttentionTile];
@@ -38,8 +39,10 @@ struct KvDotsNeon : KvCodesNeon {
         memcpy(&v, p, 4);
         return vreinterpretq_u8_u32(vdupq_n_u32(v));
     }
-    template <int C>
-    KEEL_INLINE void dots(const int8_t* keys, uint64_t stride, const int8_t* const* q, uint32_t n, float32x4_t* dot) {
+    template <int C, bool kUnsigned>
+    KEEL_INLINE void dots(const int8_t* keys, uint64_t stride, const int8_t* const* q, const int32_t*, uint32_t n,
+                          float32x4_t* dot) {
+        static_assert(!kUnsigned);
         dots_by<C>(keys, stride, q, n, dot,
                    [](int32x4_t sum, int8x16_t k, int8x16_t x) KEEL_ALWAYS_INLINE { return vdotq_s32(sum, k, x); });
     }
@@ -53,7 +56,7 @@ struct KvIntegersNeonDotprod : KvDotsNeon {
         store_bytes<127>(v, w, scale);
     }
     template <int C>
-    KEEL_INLINE void add(I (*sum)[4], const int8_t* x, const Weights* w, uint32_t scale, uint64_t j) {
+    KEEL_INLINE void add(I (*sum)[4], const int8_t* x, uint64_t, const Weights* w, uint32_t scale, uint64_t j) {
         const int8x16_t minus_127 = vdupq_n_s8(-127);
         int8x16_t values[4];
         KEEL_UNROLL

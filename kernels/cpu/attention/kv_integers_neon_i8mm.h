@@ -10,7 +10,7 @@ namespace {
 struct KvIntegersNeonI8mm : KvDotsNeon {
     KEEL_INLINE void store_weights(const float32x4_t v[16], Weights& w, uint32_t scale) { store_bytes<0>(v, w, scale); }
     template <int C>
-    KEEL_INLINE void add(I (*sum)[4], const int8_t* x, const Weights* w, uint32_t scale, uint64_t j) {
+    KEEL_INLINE void add(I (*sum)[4], const int8_t* x, uint64_t, const Weights* w, uint32_t scale, uint64_t j) {
         int8x16_t values[4];
         KEEL_UNROLL
         for (int k = 0; k < 4; ++k) values[k] = vld1q_s8(x + 16 * k);
