@@ -31,9 +31,10 @@ struct TileRows {
     bool half;
     const uint8_t* ahead;  // the next tile's rows, asked for as these are read; null where these are no stored ones
 
-    // Asks for what the next tile has in place of `bytes` bytes at `at` of these rows.
-    void fetch(uint64_t at, uint64_t bytes) const {
-        if (ahead) fetch_far(ahead + at, bytes);
+    // Asks for what the next tile has in place of `bytes` bytes at `at` of these rows. Always inlined: a function that
+    // does nothing but this has no effect in GCC's eyes, and calls of it vanish.
+    KEEL_INLINE void fetch(const TileRows& rows, uint64_t at, uint64_t bytes) {
+        if (rows.ahead) fetch_far(rows.ahead + at, bytes);
     }
 };
 
@@ -55,7 +56,7 @@ KEEL_ONE_COPY void score_queries(const TileRows k, uint32_t n, const float* cons
     constexpr int kSums = kScoreSums<V>, kPositions = kSums / C;
     for (uint32_t j = lo / kPositions * kPositions; j < hi; j += kPositions) {
         typename V::F lanes[kSums][kParts<V>];
-        k.fetch(j * k.row_bytes, kPositions * k.row_bytes);
+        TileRows::fetch(k, j * k.row_bytes, kPositions * k.row_bytes);
         multiply_tile<V, Load, kPositions, C, kPositions, false>(k.data + j * k.row_bytes, k.row_bytes, q, n, lanes);
         if constexpr (C == 1) {
             KEEL_UNROLL
@@ -163,7 +164,7 @@ KEEL_INLINE void add_values_tile(const TileRows& v, const float* const* p, uint3
     for (int i = 0; i < D; ++i) acc[r][i] = V::load(o[r] + d + i * V::kLanes);
     const uint8_t* row = v.data + lo * v.row_bytes + uint64_t{d} * Load::kBytes;
     for (uint32_t j = lo; j < hi; ++j, row += v.row_bytes) {
-        v.fetch(static_cast<uint64_t>(row - v.data), D * V::kLanes * Load::kBytes);
+        TileRows::fetch(v, static_cast<uint64_t>(row - v.data), D * V::kLanes * Load::kBytes);
         F w[R];
         KEEL_UNROLL
         for (int r = 0; r < R; ++r) w[r] = V::set1(p[r][j]);

@@ -85,8 +85,9 @@ struct KvIntegersAvx2 {
 
     // Of keys of few bits, so that two products of a key and a query's codes fit 16 bits twice over.
     template <KvFormat F>
-    static constexpr int kKeyOffset =
-        kKvFormats[F].family == KvFamily::kLattice && kKvFormats[F].bits <= 4 ? (2 << kKvFormats[F].bits) - 1 : 0;
+    static constexpr int kKeyOffset = kKvFormats[F].family == KvFamily::kLattice&& kKvFormats[F].bits <= 4
+                                          ? (2 << kKvFormats[F].bits) - 1
+                                          : 0;
 
     // The integers of four blocks of 8 plus `offset`, from 4 u.
     template <int b, int offset>

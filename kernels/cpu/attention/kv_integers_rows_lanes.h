@@ -158,7 +158,7 @@ struct KvIntegersRows {
         } else {
             const uint32_t bytes = n * kBits / 8;
             if constexpr (kFamily == KvFamily::kLattice && P::template kReads<F> <= 4 * kBits) {
-                if (n % 32 == 0) {  // nothing is read behind a row
+                if (n % 32 == 0) {                                             // nothing is read behind a row
                     const bool one = rows.code_bytes == bytes && stride == n;  // row: all eight follow one another
                     const uint32_t row_count = one ? 1 : 8, elements = one ? 8 * n : n;
                     for (uint32_t r = 0; r < row_count; ++r) {
