@@ -190,7 +190,7 @@ struct KvIntegersAvx2 {
         const auto load = [](const int8_t* p)
                               KEEL_ALWAYS_INLINE { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); };
         uint32_t i = 0;
-        for (; kUnsigned && i + 64 <= n; i += 64) {
+        const auto add_64 = [&](bool first) KEEL_ALWAYS_INLINE {
             KEEL_UNROLL
             for (int r = 0; r < 2; ++r) {
                 const int8_t* at = keys + static_cast<uint64_t>(r) * stride + i;
@@ -199,10 +199,14 @@ struct KvIntegersAvx2 {
                 for (int c = 0; c < C; ++c) {
                     const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(k[0], load(q[c] + i)),
                                                            _mm256_maddubs_epi16(k[1], load(q[c] + i + 32)));
-                    part[c][r] = _mm256_add_epi32(part[c][r], _mm256_madd_epi16(pairs, ones));
+                    const __m256i sums = _mm256_madd_epi16(pairs, ones);
+                    part[c][r] = first ? sums : _mm256_add_epi32(part[c][r], sums);
                 }
             }
-        }
+            i += 64;
+        };
+        if (kUnsigned && n >= 64) add_64(true);
+        while (kUnsigned && i + 64 <= n) add_64(false);
         for (; i < n; i += 32) {
             KEEL_UNROLL
             for (int r = 0; r < 2; ++r) {
