@@ -75,16 +75,23 @@ bool rans_decode_with(Entry entry, const uint16_t* first_slot, uint32_t period, 
         *to = static_cast<uint8_t>(e);
         return (e >> 8 & (kRansSlots - 1)) * (x >> kRansBits) + (e >> 20);
     };
+    uint32_t lanes[kRansLanes];  // of this function alone: bytes written to dst can not be among them
+    memcpy(lanes, stream->lane, sizeof lanes);
     for (; bytes >= kRansLanes && stream->end - next >= kRansGroupBytes; bytes -= kRansLanes, dst += kRansLanes) {
-        for (uint32_t i = 0; i < kRansLanes; ++i) {
-            const uint32_t x = step(stream->lane[i], first_slot + place + i, dst + i);
+        const auto decode = [&](uint32_t i) {
+            const uint32_t x = step(lanes[i], first_slot + place + i, dst + i);
             const uint32_t low = x < kRansLow;  // as often as not: no branch
-            stream->lane[i] = x ^ ((x ^ (x << 16 | rans_word(next))) & -low);
+            lanes[i] = x << 16 * low | (rans_word(next) & -low);
             next += 2 * low;
+        };
+        for (uint32_t i = 0; i < kRansLanes; i += 2) {
+            decode(i);
+            decode(i + 1);
         }
         place += kRansLanes;
         if (place >= period) place -= period;
     }
+    memcpy(stream->lane, lanes, sizeof lanes);
     for (uint64_t i = 0; i < bytes; ++i) {
         uint32_t& lane = stream->lane[i % kRansLanes];
         lane = step(lane, first_slot + place, dst + i);
