@@ -1,11 +1,14 @@
 // The last logits of a few tokens, through an engine made for them.
 #pragma once
+#include <stdexcept>
+
 #include "tests/backend_under_test.h"
 #include "tests/test_engine.h"
 
 namespace keel_test {
 
-// Of the backend under test, and of `config` but for its backend and context. In *plan_out the plan.
+// Of the backend under test, and of `config` but for its backend and context, in exactly the planned memory: a byte less
+// is refused. In *plan_out the plan.
 inline std::vector<float> logits_of(const keel_reader& reader, const keel_model* model, keel_config config,
                                     keel_memory_plan* plan_out = nullptr) {
     config.context_tokens = 64;
@@ -17,6 +20,13 @@ inline std::vector<float> logits_of(const keel_reader& reader, const keel_model*
     if (plan_out) *plan_out = plan;
     const Memory memory(plan);
     keel_engine engine;
+    for (int region = 0; region < KEEL_REGION_SLOTS; ++region) {
+        keel_memory less = *memory.get();
+        if (less.regions[region].bytes == 0) continue;
+        --less.regions[region].bytes;
+        if (keel_engine_init(&reader, model, &config, &less, &engine, nullptr) != KEEL_E_MEMORY_TOO_SMALL)
+            throw std::logic_error("an engine in a byte less than was planned");
+    }
     check(keel_engine_init(&reader, model, &config, memory.get(), &engine, &error), "keel_engine_init", &error);
     keel_session session;
     check(keel_session_open(engine, nullptr, &session), "keel_session_open");

@@ -383,8 +383,29 @@ TEST(TypeSolver, MeasuresWhatAMatrixIsWorth) {
     options.bytes = all + of_free / 4;  // four bits each
     const std::string work = testing::TempDir() + "types." + std::to_string(getpid());
     const auto nothing = [](const std::string&, uint64_t, uint64_t) {};
+    // Stopped before the second matrix is measured; its file then has the first one's worth, and all at the end.
+    options.costs = work + ".costs";
+    struct Stopped {};
+    EXPECT_THROW(solve_types(engine, request, free, options, work,
+                             [&](const std::string& name, uint64_t, uint64_t) {
+                                 if (name == "blk.7.ffn_down.weight") throw Stopped();
+                             }),
+                 Stopped);
+    EXPECT_EQ(1u, Json::parse(read_text(options.costs))["kl"].size());
     const SolvedTypes solved = solve_types(engine, request, free, options, work, nothing);
+    EXPECT_EQ(2u, Json::parse(read_text(options.costs))["kl"].size());
     EXPECT_FALSE(std::filesystem::exists(work));
+    // What the file says is what counts; another text's is refused.
+    Json kept = Json::parse(read_text(options.costs));
+    for (auto& [name, worth] : kept["kl"].items()) worth = 2 * worth.get<double>();
+    write_file(options.costs, kept.dump());
+    const SolvedTypes doubled = solve_types(engine, request, free, options, work, nothing);
+    for (size_t i = 0; i < free.size(); ++i) EXPECT_DOUBLE_EQ(2 * solved.sensitivity[i], doubled.sensitivity[i]);
+    options.text.tokens = 64;
+    EXPECT_THROW(solve_types(engine, request, free, options, work, nothing), ToolError);
+    options.text.tokens = 96;
+    std::filesystem::remove(options.costs);
+    options.costs.clear();
     EXPECT_LE(solved.bytes, options.bytes);
     EXPECT_GT(solved.bytes, all + of_free / 8);
     for (size_t i = 0; i < free.size(); ++i) {
@@ -392,6 +413,17 @@ TEST(TypeSolver, MeasuresWhatAMatrixIsWorth) {
         EXPECT_EQ(solved.types[i] != request.types[i], free[i]) << request.matrices[i].name;
     }
     EXPECT_GT(solved.predicted_loss, 0);
+    // Fewer bits than Q2_K has, which trellises do.
+    options.bytes = all + of_free * 9 / 64;
+    EXPECT_THROW(solve_types(engine, request, free, options, work, nothing), ToolError);
+    options.trellises = true;
+    const SolvedTypes trellises = solve_types(engine, request, free, options, work, nothing);
+    EXPECT_LE(trellises.bytes, options.bytes);
+    for (size_t i = 0; i < free.size(); ++i)
+        if (free[i]) {
+            EXPECT_EQ(trellises.types[i], kernels::kWT2) << request.matrices[i].name;
+        }
+    options.trellises = false;
     options.bytes = all + 100;
     EXPECT_THROW(solve_types(engine, request, free, options, work, nothing), ToolError);
     options.bytes = 0;

@@ -99,6 +99,23 @@ TEST(ModelQuantizer, KeepsWhatItDoesNotChange) {
     EXPECT_GT(files, 10);
 }
 
+// What a file says of how it was quantized stays, as of before, when it is quantized again.
+TEST(ModelQuantizer, KeepsWhatTheSourceSaysOfItself) {
+    const ModelFile source = open_model(keel_test::source_path("tests/data/architectures/smollm2-q8_0.gguf"));
+    const TemporaryFile once("quantized_once"), twice("quantized_twice");
+    QuantizeRequest request = request_of(source, "Q5_0");
+    request.notes.push_back({"calibration_text", "0123"});
+    write_quantized(source, request, once.path, [](auto&&...) {});
+    const ModelFile middle = open_model(once.path);
+    write_quantized(middle, request_of(middle, "Q4_0"), twice.path, [](auto&&...) {});
+    const ModelFile result = open_model(twice.path);
+    const Gguf g = result.model->view();
+    EXPECT_TRUE(gguf_find(g, "keel.quantize.before.calibration_text"));
+    EXPECT_TRUE(gguf_find(g, "keel.quantize.before.types"));
+    EXPECT_TRUE(gguf_find(g, "keel.quantize.types"));
+    EXPECT_FALSE(gguf_find(g, "keel.quantize.calibration_text"));
+}
+
 TEST(ModelQuantizer, RulesChooseTypesByName) {
     const ModelFile source = open_model(keel_test::source_path("samples/models/books-7m-f16.gguf"));
     const std::vector<ModelMatrix> matrices = matrices_of(*source.model, *source.reader.get());

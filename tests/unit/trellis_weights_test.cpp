@@ -18,6 +18,7 @@
 namespace keel {
 namespace {
 
+using keel_test::check;
 using keel_test::Logits;
 using keel_test::sized;
 
@@ -98,6 +99,48 @@ TEST_F(TrellisWeights, PlacementsAndStepsAgreeBitForBit) {
             c.threads = 1 + rows % 2;
             EXPECT_TRUE(same(keel_test::Engine(path_, c).logits_for(ids()), want)) << weights << ' ' << rows;
         }
+}
+
+// Text drawn with drafts is that of plain decoding, with right ones and with some that end in a wrong one.
+TEST_F(TrellisWeights, DraftsChangeNoText) {
+    synthesize("WT3", {{"ffn_up", "WT2"}});
+    constexpr size_t kDrawn = 24;
+    const auto draw = [&](const std::vector<int32_t>& known, keel_session_info* info) {
+        keel_config c = config(KEEL_ACTIVATION_Q8);
+        c.draft_tokens = known.empty() ? 0 : 5;
+        keel_test::Engine engine(path_, c);
+        const keel_session s = engine.session();
+        keel_sampling sampling = sized<keel_sampling>();
+        sampling.temperature = 0.8f;
+        sampling.seed = 5;
+        check(keel_session_set_sampling(s, &sampling), "set_sampling");
+        std::vector<int32_t> text, pending = ids();
+        for (uint32_t step = 0; text.size() < kDrawn; ++step) {
+            check(keel_session_feed(s, pending.data(), static_cast<uint32_t>(pending.size()), KEEL_FEED_SAMPLE),
+                  "feed");
+            if (!known.empty()) {
+                std::vector<int32_t> guess(known.begin() + static_cast<ptrdiff_t>(text.size()), known.end());
+                if (guess.size() > 1 + step % 5) guess.resize(1 + step % 5);
+                if (step % 2) guess.back() ^= 1;
+                check(keel_session_propose(s, guess.data(), static_cast<uint32_t>(guess.size())), "propose");
+            }
+            keel_advance_result result = sized<keel_advance_result>();
+            check(keel_advance(engine.handle(), &s, 1, 0, &result), "advance");
+            check(keel_session_get(s, info), "session_get");
+            const int32_t* const end = info->tokens + info->token_count;
+            text.insert(text.end(), end - result.accepted_tokens, end);
+            pending.assign(1, 0);
+            check(keel_session_sample(s, pending.data()), "sample");
+            text.push_back(pending[0]);
+        }
+        text.resize(kDrawn);
+        return text;
+    };
+    keel_session_info info = sized<keel_session_info>();
+    const std::vector<int32_t> plain = draw({}, &info);
+    EXPECT_EQ(plain, draw(plain, &info));
+    EXPECT_GT(info.drafts_accepted, 8u);
+    EXPECT_GT(info.drafts_computed, info.drafts_accepted);
 }
 
 // All that the file has of the matrices and no byte more, and the rotated rows beside others.

@@ -34,6 +34,8 @@ struct Options {
     uint32_t distill_steps = 0, last_steps = 60, distill_texts = 4;
     double distill_rate = 0.004;
     std::string tune, bytes;  // of solved types
+    bool trellises = false;
+    std::string costs;  // file
     uint32_t tune_documents = 4, tune_tokens = 256;
     double bits = 0, loss = 0;
     uint64_t budget = 0;  // of code and pack
@@ -170,6 +172,8 @@ double solve(const Options& o, const Console& console, const std::vector<bool>& 
                     : o.bytes.empty() ? 0
                                       : parse_bytes(o.bytes);
     options.loss = o.loss;
+    options.trellises = o.trellises;
+    options.costs = o.costs;
     const std::string work = o.out + ".tuning";
     const ModelFile source = open_model(o.in);
     if (o.budget) {
@@ -326,9 +330,12 @@ int quantize(const Options& o, const Console& console) try {
     if (o.corrects() && !changes_layers(request))
         throw ToolError(kExitUsage, "no matrix of a layer changes its type, which --correction is for");
     std::optional<Calibration> calibration;
-    if (!o.text.empty() && o.codes == kGptqCodes)
-        request.notes[1].second = strf("GPTQ, damping %g, %s, %u sweeps", o.damping,
-                                       o.own_order ? "columns in order" : "activation order", o.sweeps);
+    if (!o.text.empty() && o.codes == kGptqCodes) {
+        const bool trellis = std::any_of(request.types.begin(), request.types.end(), kernels::is_trellis);
+        request.notes[1].second =
+            strf("GPTQ, damping %g, %s, %u sweeps%s", o.damping, o.own_order ? "columns in order" : "activation order",
+                 o.sweeps, trellis ? "; trellises: columns in order, no sweeps" : "");
+    }
     if (o.scaling) request.notes[1].second += ", channels scaled";
     if (o.distill_steps)
         request.notes[1].second += strf(", %u steps of distillation at %g a site", o.distill_steps, o.distill_rate);
@@ -515,7 +522,9 @@ void add_quantize_verb(Verb app, Console& console) {
         verb.add_option(
                 "--budget", o->budget,
                 "bytes of the pack that keel pack --codec auto (rans in a build without zstd) makes of OUT, and of "
-                "--code, together. With --tune types are solved for it, else the scales of matrices that become Q8_0")
+                "--code, together, the tokenizer included. With --tune types are solved for it, else the scales of "
+                "matrices "
+                "that become Q8_0")
             .positive()
             .excludes(bits)
             .excludes(bytes)
@@ -538,6 +547,13 @@ void add_quantize_verb(Verb app, Console& console) {
         .excludes(correction)
         .excludes(budget)
         .group("Types under a bound");
+    verb.add_flag("--trellises", o->trellises,
+                  "choose among WT3 and WT2 too, of 3.06 and 2.06 bits: only Keel reads such files, on CPUs")
+        .needs(tune)
+        .group("Types under a bound");
+    bound("--costs", o->costs,
+          "a file that keeps what each matrix is worth: a run that was stopped goes on, another bound measures nothing "
+          "anew");
     bound("--tune-documents", o->tune_documents, "the first N documents of it").capture_default_str();
     bound("--tune-tokens", o->tune_tokens, "tokens of each").capture_default_str();
     verb.add_option("--threads,-t", o->threads, "threads (default: one per core)");

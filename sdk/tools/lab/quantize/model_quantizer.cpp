@@ -22,9 +22,12 @@ std::string read_string(const keel_reader& reader, uint64_t offset, uint64_t byt
 
 // What the new file says for itself; blocks: it has tensors in blocks.
 bool replaced(const std::string& key, bool blocks) {
-    return key == "general.file_type" || key == "general.alignment" || key.starts_with("keel.quantize.") ||
+    return key == "general.file_type" || key == "general.alignment" ||
            (blocks && key == "general.quantization_version");
 }
+
+// What a source that was quantized itself says of that: its texts count as seen by the new file too.
+constexpr std::string_view kOwnKeys = "keel.quantize.", kEarlierKeys = "keel.quantize.before.";
 
 void copy_metadata(const ModelFile& source, const Gguf& g, bool blocks, GgufWriter* out) {
     const keel_reader& reader = *source.gguf();
@@ -32,7 +35,9 @@ void copy_metadata(const ModelFile& source, const Gguf& g, bool blocks, GgufWrit
     std::sort(values.begin(), values.end(), [](const GgufValue& a, const GgufValue& b) { return a.offset < b.offset; });
     for (const GgufValue& v : values) {
         const uint64_t at = gguf_key_offset(v);
-        const std::string key = read_string(reader, at, v.key_bytes);
+        const std::string own = read_string(reader, at, v.key_bytes);
+        const std::string key =
+            own.starts_with(kOwnKeys) ? std::string(kEarlierKeys) + own.substr(kOwnKeys.size()) : own;
         if (!replaced(key, blocks))
             out->entry(key, read_string(reader, at + v.key_bytes, v.offset + v.bytes - at - v.key_bytes));
     }

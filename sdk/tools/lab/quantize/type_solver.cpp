@@ -5,6 +5,7 @@
 #include "sdk/core/hash.h"
 #include "sdk/tools/common/atomic_file.h"
 #include "sdk/tools/common/byte_allocation.h"
+#include "sdk/tools/lab/kv/kv_cost_table.h"
 #include "sdk/tools/lab/kv/kv_quality.h"
 #include "sdk/tools/lab/quantize/row_quantizer.h"
 
@@ -13,6 +14,7 @@ namespace {
 
 constexpr kernels::WeightType kCandidates[] = {kernels::kQ2_K, kernels::kQ3_K, kernels::kIQ4_XS, kernels::kQ4_K,
                                                kernels::kQ5_K, kernels::kQ6_K, kernels::kQ8_0};
+constexpr kernels::WeightType kTrellises[] = {kernels::kWT2, kernels::kWT3};
 // Of these the first that is another type: an error large enough to be measured, small enough to add up.
 constexpr kernels::WeightType kProbes[] = {kernels::kQ3_K, kernels::kQ2_K};
 constexpr uint64_t kSampleRows = 96;  // of a matrix, evenly spread, for its errors
@@ -114,6 +116,24 @@ SolvedTypes solve_types(const EngineOptions& options, const QuantizeRequest& req
     const ModelFile source = open_model(options.model);
     refuse_source(source, work_file);
     const RemovedAtTheEnd removed = {work_file};
+    std::optional<KvCostTable> kept;
+    if (!solver.costs.empty())
+        kept.emplace(solver.costs, Json{{"fingerprint", hex64(source.info.fingerprint)},
+                                        {"text", hex64(out.text_hash)},
+                                        {"search", request.search}});
+    // KL of the model with matrix i of a probe's type, per relative error of its weights; 0 where nothing changes.
+    const auto sensitivity_of = [&](size_t i) {
+        const ModelMatrix& m = request.matrices[i];
+        QuantizeRequest one = request;
+        one.quantize = nullptr;
+        for (size_t j = 0; j < one.types.size(); ++j) one.types[j] = one.matrices[j].type;
+        for (const kernels::WeightType probe : kProbes)
+            if (one.types[i] == m.type) one.types[i] = fitting_type(probe, m.columns);
+        const double error = write_quantized(source, one, work_file, [](auto&&...) {})[i].relative_error;
+        EngineOptions engine = options;
+        engine.model = work_file;
+        return error > 0 ? divergence(engine, exact, context, references) / error : 0.0;
+    };
     std::vector<std::vector<uint64_t>> bytes;
     std::vector<std::vector<double>> costs;
     std::vector<std::vector<uint32_t>> types;
@@ -127,25 +147,26 @@ SolvedTypes solve_types(const EngineOptions& options, const QuantizeRequest& req
             continue;
         }
         const std::vector<float> values = matrix_values(source, m);
-        QuantizeRequest one = request;
-        one.quantize = nullptr;
-        for (size_t j = 0; j < one.types.size(); ++j) one.types[j] = one.matrices[j].type;
-        for (const kernels::WeightType probe : kProbes)
-            if (one.types[i] == m.type) one.types[i] = fitting_type(probe, m.columns);
-        const double error = write_quantized(source, one, work_file, [](auto&&...) {})[i].relative_error;
-        EngineOptions engine = options;
-        engine.model = work_file;
-        if (error > 0) out.sensitivity[i] = divergence(engine, exact, context, references) / error;
+        const uint64_t name = hash64(m.name.data(), m.name.size());
+        if (const std::optional<double> known = kept ? kept->find(name) : std::nullopt) {
+            out.sensitivity[i] = *known;
+        } else {
+            out.sensitivity[i] = sensitivity_of(i);
+            if (kept) kept->add(name, out.sensitivity[i]);
+        }
         bytes.push_back({m.rows * kernels::weight_row_bytes(m.type, m.columns)});
         costs.push_back({0});
         types.push_back({m.type});
-        for (const kernels::WeightType candidate : kCandidates) {
+        const auto add = [&](kernels::WeightType candidate) {
             const uint32_t type = fitting_type(candidate, m.columns);
-            if (std::find(types.back().begin(), types.back().end(), type) != types.back().end()) continue;
+            if (std::find(types.back().begin(), types.back().end(), type) != types.back().end()) return;
             types.back().push_back(type);
             bytes.back().push_back(m.rows * kernels::weight_row_bytes(type, m.columns));
             costs.back().push_back(out.sensitivity[i] * sampled_error(values, m.columns, type));
-        }
+        };
+        for (const kernels::WeightType candidate : kCandidates) add(candidate);
+        if (solver.trellises)
+            for (const kernels::WeightType candidate : kTrellises) add(candidate);
         solved.push_back(i);
     }
     const auto choose = [&](uint64_t most_bytes) {
@@ -153,11 +174,13 @@ SolvedTypes solve_types(const EngineOptions& options, const QuantizeRequest& req
         return room ? choose_types(bytes, costs, most_bytes ? most_bytes - fixed_bytes : 0, solver.loss)
                     : std::vector<size_t>();
     };
-    std::vector<size_t> choices;
+    std::vector<size_t> choices, smallest;
+    uint64_t least_bytes = fixed_bytes;
+    for (const std::vector<uint64_t>& of : bytes) {
+        smallest.push_back(static_cast<size_t>(std::min_element(of.begin(), of.end()) - of.begin()));
+        least_bytes += of[smallest.back()];
+    }
     if (solver.excess) {
-        std::vector<size_t> smallest;
-        for (const std::vector<uint64_t>& of : bytes)
-            smallest.push_back(static_cast<size_t>(std::min_element(of.begin(), of.end()) - of.begin()));
         choices = within_excess(
             [&](uint64_t bound) {
                 const std::vector<size_t> within = choose(bound);
@@ -173,7 +196,11 @@ SolvedTypes solve_types(const EngineOptions& options, const QuantizeRequest& req
         choices = choose(solver.bytes);
     }
     if (choices.size() != solved.size())
-        throw ToolError(kExitUsage, "no types are within the bound: the smallest are larger");
+        throw ToolError(kExitUsage, solver.bytes
+                                        ? strf("no types are within the bound of %llu bytes: the smallest take %llu",
+                                               static_cast<unsigned long long>(solver.bytes),
+                                               static_cast<unsigned long long>(least_bytes))
+                                        : std::string("no types are within the bound"));
     out.bytes = fixed_bytes;
     for (size_t k = 0; k < solved.size(); ++k) {
         out.types[solved[k]] = types[k][choices[k]];

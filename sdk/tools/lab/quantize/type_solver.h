@@ -13,9 +13,11 @@
 namespace keel::tools {
 
 struct TypeSolverOptions {
-    KvText text;         // where predictions are compared
-    uint64_t bytes = 0;  // of all matrices of the request, or
-    double loss = 0;     // nats of KL per token that the sum may reach; one of the two is above 0
+    KvText text;             // where predictions are compared
+    uint64_t bytes = 0;      // of all matrices of the request, or
+    double loss = 0;         // nats of KL per token that the sum may reach; one of the two is above 0
+    bool trellises = false;  // WT3 and WT2 may be chosen too: only Keel reads such files
+    std::string costs;       // a file that keeps sensitivities as they are measured, and is read where it is there
     // Where given, `bytes` is only where the search begins: by how many bytes a model of these types exceeds what it
     // may have; below 0: so many are left.
     std::function<int64_t(const std::vector<uint32_t>& types)> excess;
@@ -29,8 +31,8 @@ struct SolvedTypes {
     uint64_t text_hash = 0;           // of the token ids
 };
 
-// Types of the matrices i with free[i] among what llama.cpp also reads, from Q2_K to Q8_0, and their own; the others
-// have those of the request. work_file: where models with one changed matrix are written, removed afterwards.
+// Types of the matrices i with free[i] among what llama.cpp also reads, from Q2_K to Q8_0, their own, and trellises where
+// they may be; the others have those of the request. work_file: where models with one changed matrix are written, removed afterwards.
 // Throws ToolError: a bound that even the smallest types exceed; and what `progress` throws.
 SolvedTypes solve_types(const EngineOptions& options, const QuantizeRequest& request, const std::vector<bool>& free,
                         const TypeSolverOptions& solver, const std::string& work_file,
