@@ -7,8 +7,8 @@
 
 namespace keel_test {
 
-// Of the backend under test, and of `config` but for its backend and context, in exactly the planned memory: a byte less
-// is refused. In *plan_out the plan.
+// Of the backend under test, and of `config` but for its backend and context, in exactly the planned memory: a byte
+// less is refused. In *plan_out the plan.
 inline std::vector<float> logits_of(const keel_reader& reader, const keel_model* model, keel_config config,
                                     keel_memory_plan* plan_out = nullptr) {
     config.context_tokens = 64;

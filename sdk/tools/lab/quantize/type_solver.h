@@ -31,8 +31,9 @@ struct SolvedTypes {
     uint64_t text_hash = 0;           // of the token ids
 };
 
-// Types of the matrices i with free[i] among what llama.cpp also reads, from Q2_K to Q8_0, their own, and trellises where
-// they may be; the others have those of the request. work_file: where models with one changed matrix are written, removed afterwards.
+// Types of the matrices i with free[i] among what llama.cpp also reads, from Q2_K to Q8_0, their own, and trellises
+// where they may be; the others have those of the request. work_file: where models with one changed matrix are written,
+// removed afterwards.
 // Throws ToolError: a bound that even the smallest types exceed; and what `progress` throws.
 SolvedTypes solve_types(const EngineOptions& options, const QuantizeRequest& request, const std::vector<bool>& free,
                         const TypeSolverOptions& solver, const std::string& work_file,
