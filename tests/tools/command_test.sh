@@ -362,6 +362,10 @@ expect "bytes $size are about those of the file, $written" awk "BEGIN { d = $wri
 expect "what was quantized can be scored" exits 0 "$keel" eval ppl "$work/q4.gguf" "$work/two.jsonl" --window 64 --against "$model" --json
 kl=$(sed -n 's/^    "kl": \([-0-9.e]*\),/\1/p' "$work/out")
 expect "and is near its source, KL ${kl:-none}" awk "BEGIN { exit !(${kl:-9} > 1e-5 && ${kl:-9} < 0.05) }"
+expect "scored as it is written" exits 0 "$keel" quantize "$model" "$work/tested.gguf" --types "blk.1.*=keep,blk.?.ffn*=keep,token_embd=Q8_0,Q4_K_M" --test "$work/two.jsonl" --test-tokens 64 --json
+expect "by the same figures, KL $kl" bash -c "grep -q '^   *\"kl\": ${kl:-none},' '$work/out'"
+expect "and it says on which text" bash -c "'$keel' inspect '$work/tested.gguf' --metadata | grep -q 'keel.quantize.test_text'"
+expect "no test on what is calibrated on" exits 2 "$keel" quantize "$model" "$work/x.gguf" --types Q4_K --calibrate "$work/two.jsonl" --test "$work/two.jsonl"
 expect "to F16 and back is the same" exits 0 "$keel" quantize "$work/q4.gguf" "$work/f16.gguf" --types F16
 expect "it says what cannot be undone" holds 'warning: .* quantized already' err
 expect "of the same fingerprint where nothing changes" exits 0 "$keel" quantize "$work/q4.gguf" "$work/kept.gguf" --types "*=keep"

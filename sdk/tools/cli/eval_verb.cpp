@@ -15,6 +15,7 @@
 #include <memory>
 #include <optional>
 
+#include "sdk/tools/cli/eval_ppl.h"
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/common/case_operators.h"
 #include "sdk/tools/common/interrupt.h"
@@ -30,14 +31,7 @@ namespace {
 constexpr uint32_t kBlockTokens = 64;  // unit of intervals when there is one source only
 constexpr uint32_t kChunk = 128;
 
-struct Options {
-    EngineOptions engine;
-    std::string text, against;
-    uint32_t window = 0, stride = 0, documents = 0;
-    uint64_t max_tokens = 0;
-    bool no_bos = false, per_document = false;
-    bool case_operators = false;  // of the model, and of a reference that then reads the same tokens
-};
+using Options = PplOptions;
 
 // Sums over some scored tokens. Of the reference: zeros without one. Nats.
 struct Sums {
@@ -378,7 +372,9 @@ void print_comparison(const Comparison& c, const std::string& name) {
            100 * c.same_top_95.high);
 }
 
-int eval_ppl(const Options& o, const Console& console) {
+}  // namespace
+
+Json eval_ppl(const PplOptions& o, const Console& console) {
     if (o.stride && o.window && o.stride > o.window) throw ToolError(kExitUsage, "--stride must not exceed --window");
     const std::vector<TextDocument> documents = read_documents(o.text, o.documents);
     EngineOptions engine = o.engine;
@@ -445,41 +441,36 @@ int eval_ppl(const Options& o, const Console& console) {
                  : strf("each document alone, cut to %u tokens after %s, full left context", scorer.window(),
                         o.no_bos ? "its first" : "BOS");
 
-    if (console.json) {
-        Json out = {{"model", m.file.info.name},
-                    {"fingerprint", hex64(m.file.info.fingerprint)},
-                    {"text", o.text},
-                    {"protocol", protocol},
-                    {"window", scorer.window()},
-                    {"stride", o.stride},
-                    {"documents", e.documents.size()},
-                    {"tokens", e.total.tokens},
-                    {"bytes", e.bytes},
-                    {"lossy_documents", lossy},
-                    {"case_operators", o.case_operators},
-                    {"documents_with_estimated_bytes", estimated},
-                    {"nll", nll},
-                    {"nll_95", {interval.low, interval.high}},
-                    {"ppl", exp(nll)},
-                    {"ppl_95", {exp(interval.low), exp(interval.high)}},
-                    {"bits_per_byte", e.bits_per_byte()},
-                    {"bits_per_byte_95", {bits_interval.low, bits_interval.high}},
-                    {"uniform_bits_per_byte", uniform},
-                    {"interval", interval_text},
-                    {"k_format", kv_format_name(m.config, m.config.k_format)},
-                    {"v_format", kv_format_name(m.config, m.config.v_format)},
-                    {"activation", activation_name(m.config.activation)},
-                    {"kernel_set", cpu_name(m.plan.cpu)}};
-        if (comparison) out["against"] = comparison_json(*comparison, o.against);
-        if (o.per_document)
-            for (const DocumentScore& d : e.documents)
-                out["per_document"].push_back({{"nll_sum", d.sums.nll},
-                                               {"tokens", d.sums.tokens},
-                                               {"bytes", d.text.bytes},
-                                               {"lossy", d.text.lossy}});
-        print_json(out);
-        return kExitOk;
-    }
+    Json out = {{"model", m.file.info.name},
+                {"fingerprint", hex64(m.file.info.fingerprint)},
+                {"text", o.text},
+                {"protocol", protocol},
+                {"window", scorer.window()},
+                {"stride", o.stride},
+                {"documents", e.documents.size()},
+                {"tokens", e.total.tokens},
+                {"bytes", e.bytes},
+                {"lossy_documents", lossy},
+                {"case_operators", o.case_operators},
+                {"documents_with_estimated_bytes", estimated},
+                {"nll", nll},
+                {"nll_95", {interval.low, interval.high}},
+                {"ppl", exp(nll)},
+                {"ppl_95", {exp(interval.low), exp(interval.high)}},
+                {"bits_per_byte", e.bits_per_byte()},
+                {"bits_per_byte_95", {bits_interval.low, bits_interval.high}},
+                {"uniform_bits_per_byte", uniform},
+                {"interval", interval_text},
+                {"k_format", kv_format_name(m.config, m.config.k_format)},
+                {"v_format", kv_format_name(m.config, m.config.v_format)},
+                {"activation", activation_name(m.config.activation)},
+                {"kernel_set", cpu_name(m.plan.cpu)}};
+    if (comparison) out["against"] = comparison_json(*comparison, o.against);
+    if (o.per_document)
+        for (const DocumentScore& d : e.documents)
+            out["per_document"].push_back(
+                {{"nll_sum", d.sums.nll}, {"tokens", d.sums.tokens}, {"bytes", d.text.bytes}, {"lossy", d.text.lossy}});
+    if (console.json) return out;
     if (o.per_document)
         for (size_t d = 0; d < e.documents.size(); ++d) {
             const DocumentScore& s = e.documents[d];
@@ -513,10 +504,8 @@ int eval_ppl(const Options& o, const Console& console) {
             "note           activations in q8: of a quantized model two runs that differ anywhere differ by some 0.2 "
             "%% "
             "of PPL; compare them with --activation f32\n");
-    return kExitOk;
+    return out;
 }
-
-}  // namespace
 
 void add_eval_verb(Verb app, Console& console) {
     Verb eval = add_group(app, "eval", "quality of a model on a text");
@@ -542,7 +531,10 @@ void add_eval_verb(Verb app, Console& console) {
         "the model reads texts in lower case, with the operators U+E001 to U+E004 of \"lossless caps\"; bytes are "
         "those of the text itself. A reference of other tokens reads the text itself");
     verb.add_flag("--per-document", o->per_document, "a line for every document");
-    verb.callback([o, &console] { eval_ppl(*o, console); });
+    verb.callback([o, &console] {
+        const Json report = eval_ppl(*o, console);
+        if (console.json) print_json(report);
+    });
     add_eval_kv_verb(eval, console);
     add_eval_draws_verb(eval, console);
     add_eval_learn_verb(eval, console);

@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <thread>
 
+#include "sdk/core/hash.h"
+#include "sdk/tools/cli/eval_ppl.h"
 #include "sdk/tools/cli/verbs.h"
 #include "sdk/tools/lab/quantize/row_steps.h"
 #ifdef KEEL_HAVE_CALIBRATION
@@ -37,6 +39,8 @@ struct Options {
     bool trellises = false;
     std::string costs;  // file
     uint32_t tune_documents = 4, tune_tokens = 256;
+    std::string test;
+    uint32_t test_documents = 0, test_tokens = 512;
     double bits = 0, loss = 0;
     uint64_t budget = 0;  // of code and pack
     std::vector<std::string> code;
@@ -144,7 +148,6 @@ void print_report(const Options& o, const ModelFile& source, const std::vector<Q
            human_bytes(source.gguf()->size_bytes).c_str());
 }
 
-#ifdef KEEL_HAVE_CALIBRATION
 // No document is in both files.
 void check_apart(const std::string& one, const std::string& other) {
     const std::vector<TextDocument> documents = read_documents(one, 0);
@@ -154,6 +157,21 @@ void check_apart(const std::string& one, const std::string& other) {
             throw ToolError(kExitUsage, "a document is both in " + one + " and in " + other +
                                             ": what is chosen on a text is no measure on it");
 }
+
+// What the model that was written, with its correction, predicts on the text of --test beside the source.
+Json test_result(const Options& o, const Console& console) {
+    PplOptions p;
+    p.engine.model = o.out;
+    p.engine.threads = o.threads;
+    if (o.corrects()) p.engine.lora = o.correction_file;
+    p.text = o.test;
+    p.against = o.in;
+    p.documents = o.test_documents;
+    p.window = o.test_tokens;
+    return eval_ppl(p, console);
+}
+
+#ifdef KEEL_HAVE_CALIBRATION
 #endif
 
 // Types of the matrices that no rule decides, under the bound of the options. Returns the predicted loss.
@@ -300,6 +318,9 @@ void check_options(const Options& o) {
         throw ToolError(kExitUsage, "--dry-run measures nothing, which --bits, --bytes, --loss and --budget need");
     if (o.dry_run && (o.scaling || o.corrects()))
         throw ToolError(kExitUsage, "--dry-run measures nothing, which --scaling and --correction need");
+    if (o.dry_run && !o.test.empty()) throw ToolError(kExitUsage, "--dry-run writes nothing that --test could read");
+    for (const std::string& other : {o.text, o.tune})
+        if (!o.test.empty() && !other.empty()) check_apart(other, o.test);
     if (o.codes == kNearestCodes && !o.scaling && !o.corrects())
         throw ToolError(kExitUsage, "--codes nearest leaves a text nothing to decide but --scaling or --correction");
     std::error_code ignored;
@@ -330,6 +351,12 @@ int quantize(const Options& o, const Console& console) try {
     if (o.corrects() && !changes_layers(request))
         throw ToolError(kExitUsage, "no matrix of a layer changes its type, which --correction is for");
     std::optional<Calibration> calibration;
+    if (!o.test.empty()) {
+        uint64_t hash = kHashSeed;
+        for (const TextDocument& d : read_documents(o.test, o.test_documents))
+            hash = hash_update(hash, d.text.data(), d.text.size());
+        request.notes.push_back({"test_text", hex64(hash_finish(hash))});
+    }
     if (!o.text.empty() && o.codes == kGptqCodes) {
         const bool trellis = std::any_of(request.types.begin(), request.types.end(), kernels::is_trellis);
         request.notes[1].second =
@@ -405,6 +432,8 @@ int quantize(const Options& o, const Console& console) try {
                                 {"code_bytes", budget.code},
                                 {"pack_bytes", packed},
                                 {"codec", budget_codec_name()}};
+        for (const auto& [name, text] : request.notes) report["notes"][name] = text;
+        if (!o.test.empty()) report["test"] = test_result(o, console);
         print_json(report);
     } else {
         print_report(o, source, tensors, calibrated);
@@ -419,6 +448,10 @@ int quantize(const Options& o, const Console& console) try {
         if (packed)
             printf("budget         %s, packed with --codec %s\n", budget_text(budget, packed).c_str(),
                    budget_codec_name());
+        if (!o.test.empty()) {
+            printf("\n");
+            test_result(o, console);
+        }
     }
     return kExitOk;
 } catch (const std::invalid_argument& error) {
@@ -557,6 +590,19 @@ void add_quantize_verb(Verb app, Console& console) {
     bound("--tune-documents", o->tune_documents, "the first N documents of it").capture_default_str();
     bound("--tune-tokens", o->tune_tokens, "tokens of each").capture_default_str();
     verb.add_option("--threads,-t", o->threads, "threads (default: one per core)");
+    const VerbOption test =
+        verb.add_option(
+                "--test", o->test,
+                "a third text: perplexity, bits per byte, KL and top-1 of OUT on it beside those of IN, as keel "
+                "eval ppl OUT TEXT --against IN has them")
+            .group("What it costs");
+    verb.add_option("--test-documents", o->test_documents, "the first N documents of it (default: all)")
+        .needs(test)
+        .group("What it costs");
+    verb.add_option("--test-tokens", o->test_tokens, "tokens of each")
+        .capture_default_str()
+        .needs(test)
+        .group("What it costs");
     verb.add_flag("--dry-run", o->dry_run, "say types and sizes, write nothing");
     verb.callback([o, &console] { quantize(*o, console); });
 }
