@@ -538,7 +538,7 @@ expect "beyond the training context" exits 0 "$keel" eval kv "$model" "$work/two
 expect "and that is said" holds 'extrapolation'
 expect "calibrate kv" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 48 --formats tcq-2,tcq-4 --bits 3.3 --k-scale ls --gains off --output "$work/p.kvp"
 small=(--documents 1 --tokens 128 --slice-documents 1 --slice-tokens 16 --formats tcq-2,tcq-4 --k-scale ls --gains off --measurements 8 --kv-sinks 1 --costs "$work/costs.json" --json)
-expect "calibrate kv as README has it" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --budget 4.8x --output "$work/q.kvp" "${small[@]}"
+expect "calibrate kv with a budget" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --budget 4.8x --output "$work/q.kvp" "${small[@]}"
 expect "everything is measured" holds '"measurements": 11,'
 expect "a budget holds the rows of recent positions" exits 0 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --budget 3.3x --chunk 64 --kv-recent 16 --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 16 --formats tcq-4,tcq-5 --gains off --measurements 8 --output "$work/q.kvp"
 expect "not without room for them" exits 1 "$keel" calibrate kv "$model" "$2/books-val-sample.jsonl" --budget 3.5x --chunk 64 --kv-recent 16 --documents 1 --tokens 128 --slice-documents 1 --slice-tokens 16 --formats tcq-4,tcq-5 --gains off --measurements 8 --output "$work/q.kvp"
