@@ -51,6 +51,12 @@ def sha256(path):
     return digest.hexdigest()
 
 
+def documents(path):
+    """Texts of a file as `keel` reads it: a line's field "text" of .jsonl, else the whole file."""
+    content = pathlib.Path(path).read_text()
+    return {json.loads(line)["text"] for line in content.splitlines() if line.strip()} if str(path).endswith(".jsonl") else {content}
+
+
 # ---- arithmetic ----
 def in_scope(name, scope):
     return scope == "all" or name.startswith("blk.")
@@ -189,6 +195,11 @@ def self_test():
     assert type_cell("WT3", shares(tensors, "linear")) == "WT3 (IQ4_NL 25 %)" and type_cell("Q4_K", {"Q4_K": 1.0}) == "Q4_K"
     names = ["token_embd.weight", "output.weight", "blk.0.attn_output.weight"]
     assert rules("WT3", "linear", names) == "token_embd.weight=keep,output.weight=keep,WT3" and rules("WT3", "all", names) == "WT3"
+    with tempfile.TemporaryDirectory() as folder:
+        one, two = pathlib.Path(folder, "one.jsonl"), pathlib.Path(folder, "two.txt")
+        one.write_text('{"text": "a"}\n\n{"text": "b", "id": 1}\n')
+        two.write_text("b")
+        assert documents(one) == {"a", "b"} and documents(one) & documents(two)
     # Every type that a GGUF file may hold has a row or is a source.
     header = (HERE.parent / "kernels/formats/weight_types.h").read_text()
     known = {name for name, number in re.findall(r"X\((\w+),\s*(\w+),", header) if int(number, 0) != 0x1000}
@@ -248,8 +259,8 @@ def main():
         if not (o.model and o.text and o.calibration):
             parser.error("model, --text and --calibration")
         hashes = {"keel_sha256": sha256(o.keel), "model_sha256": sha256(o.model), "text_sha256": sha256(o.text), "calibration_sha256": sha256(o.calibration)}
-        if hashes["text_sha256"] == hashes["calibration_sha256"]:
-            parser.error("calibrated on the text that is scored")
+        if documents(o.text) & documents(o.calibration):
+            parser.error("calibrated on documents that are scored")
         state = load(path, {"model": os.path.basename(o.model), **hashes, "documents": o.documents, "window": o.window,
                             "calibration_documents": o.calibration_documents})
         tensors = run_json(o.keel, "quantize", o.model, "/dev/null", "--types", "Q8_0", "--dry-run", "--json")["tensors"]
