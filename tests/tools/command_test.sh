@@ -141,6 +141,9 @@ expect "every message is answered" [ "$(grep -c '"generated_tokens":20' "$work/o
 expect "the oldest turns are dropped" holds '"dropped_turns":1'
 expect "not before they must" [ "$(head -n 1 "$work/out" | grep -c '"dropped_turns":0')" -eq 1 ]
 expect "after /reset there is room again" [ "$(tail -n 1 "$work/out" | grep -c '"dropped_turns":0')" -eq 1 ]
+(for i in 1 2 3 4 5; do echo "Tell me something about number $i please"; done; echo /reset; echo Hello) |
+    "$keel" chat "$model" --template "$work/chatml.jinja" -c 160 --min-tokens 20 -n 20 --json --kv-k tcq-4 --kv-v tcq-4 --kv-recent 8 >"$work/out" 2>"$work/err"
+expect "also where rows of recent positions are gone" [ $? -eq 0 -a "$(grep -c '"generated_tokens":20' "$work/out")" -eq 6 ]
 echo "$(printf 'word %.0s' $(seq 200))" | "$keel" chat "$model" --template "$work/chatml.jinja" -c 160 >"$work/out" 2>"$work/err"
 expect "a message longer than the context is refused" [ $? -eq 4 ]
 expect "in clear words" holds 'this message has [0-9]* tokens with its template and the context 160' err
