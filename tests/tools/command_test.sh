@@ -250,6 +250,10 @@ expect "it runs" exits 0 "$keel" run "$work/coded.keel" -p "Once upon a time" -n
 expect "to the same text" cmp -s "$work/out" "$work/of_file"
 expect "but not mapped" exits 1 "$keel" run "$work/coded.keel" -p "Once upon a time" -n 8 -q --weights map
 expect "and says why" holds 'mapped' err
+expect "verbs that map otherwise take it" exits 0 "$keel" tokenize "$work/coded.keel" "Hello, world!" --count
+expect "and see the same" holds '^6$'
+expect "the search leaves mapping out" exits 0 "$keel" plan "$work/coded.keel" --memory 64M --json
+expect "and nothing fails in it" bash -c "! grep -q '\"error\"' '$work/out'"
 expect "inspect shows the codec" exits 0 "$keel" inspect "$work/coded.keel" --verify --metadata
 expect "and what is left" holds 'rans .* %'
 expect "text packed alone" bash -c "'$keel' pack '$model' '$work/text.keel' --codec zstd --note '$source/README.md' >'$work/out' 2>'$work/err' || grep -q 'no zstd' '$work/err'"

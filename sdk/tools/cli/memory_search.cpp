@@ -141,8 +141,8 @@ Search search(const EngineOptions& options, const ModelFile& file, const keel_co
               bool mapped_free) {
     const bool profile = find_part(config, KEEL_PART_KV_PROFILE),
                compress = !config.k_format && !config.v_format && !profile;
-    std::vector<keel_weights> modes = {KEEL_WEIGHTS_DEFAULT,
-                                       KEEL_WEIGHTS_MAP};  // a copy has the same bytes in any order
+    std::vector<keel_weights> modes = {KEEL_WEIGHTS_DEFAULT};  // a copy has the same bytes in any order
+    if (file.can_stay_mapped(config.activation)) modes.push_back(KEEL_WEIGHTS_MAP);
     if (config.weights) modes = {config.weights};
 
     std::vector<Fit> fits;

@@ -26,9 +26,9 @@ void tokenize_text(const Options& o, const Console& console) {
     if (o.text.empty() && o.file.empty() && o.decode.empty())
         throw ToolError(kExitUsage, "nothing to do: give TEXT, --file or --decode");
     const std::string text = o.file.empty() ? o.text : read_text(o.file);
-    // The smallest engine: only its tokenizer is used, so the weights stay where they are.
+    // The smallest engine: only its tokenizer is used, so the weights stay where they are, if they can.
     EngineOptions small = o.engine;
-    small.weights = KEEL_WEIGHTS_MAP;
+    small.prefer_mapped = true;
     small.context = small.chunk = small.threads = 1;
     make_room_for(small, text);
     const LoadedModel m = load_model(small, console);

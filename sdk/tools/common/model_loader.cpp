@@ -255,6 +255,9 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
     loaded.file = open_model(options.model);
     loaded.parts = std::make_unique<ConfigParts>();
     loaded.config = make_config(options, *loaded.parts);
+    if (options.prefer_mapped && options.weights == KEEL_WEIGHTS_DEFAULT &&
+        loaded.file.can_stay_mapped(options.activation))
+        loaded.config.weights = KEEL_WEIGHTS_MAP;
     if (adjust) adjust(loaded.config);
     loaded.plan = plan_memory(loaded.file, loaded.config);
     if (options.low_rank && !find_part(loaded.config, KEEL_PART_WPROJ))

@@ -33,6 +33,7 @@ struct EngineOptions {
     uint32_t threads = 0, context = 0, chunk = 0, sessions = 1;
     keel_kv_format k_format = KEEL_KV_DEFAULT, v_format = KEEL_KV_DEFAULT;
     keel_weights weights = KEEL_WEIGHTS_DEFAULT;
+    bool prefer_mapped = false;  // weights that are left open stay in the file, where they can be used there
     keel_activation activation = KEEL_ACTIVATION_DEFAULT;
     keel_cpu cpu = KEEL_CPU_AUTO;
     bool pin = false;
