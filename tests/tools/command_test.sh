@@ -579,6 +579,9 @@ expect "bench with a profile" exits 0 "$keel" bench "$model" --prefill 8 --decod
 expect "says so too" holds '"v_format": "profile"'
 expect "a session loads it" exits 0 "$keel" run "$model" --prompt "The sea" --max-tokens 4 --kv-profile "$work/p.kvp" --json
 expect "eval kv with it" exits 0 "$keel" eval kv "$model" "$work/two.jsonl" --kv-profile "$work/p.kvp" --formats profile,tcq-2
+"$keel" pack "$model" "$work/p.keel" --kv-profile "$work/p.kvp" --codec auto >"$work/out" 2>"$work/err"
+formats_of() { "$keel" eval kv "$1" "$work/two.jsonl" --formats f16,tcq-2,tcq-2@none --json | sed -n '/"formats"/,$p'; }
+expect "a pack's own profile is used by no format of eval kv" [ "$(formats_of "$work/p.keel")" = "$(formats_of "$model")" ]
 head -c 200 "$work/p.kvp" >"$work/cut.kvp"
 expect "a cut profile is refused" exits 3 "$keel" run "$model" --max-tokens 1 --kv-profile "$work/cut.kvp"
 expect "and cannot be shown" exits 3 "$keel" calibrate kv --show "$work/cut.kvp"

@@ -82,8 +82,9 @@ void ConfigParts::add_packed(const EngineOptions& options) {
     const size_t named = parts_.size();
     for (const keel_part& packed : pack_->pack.parts()) {
         const auto same_kind = [&](const keel_part& p) { return p.kind == packed.kind; };
-        const bool unused =
-            (packed.kind == KEEL_PART_DRAFT_POOL && options.draft_tokens == 0) || packed.kind == KEEL_PART_ADAPTER;
+        const bool unused = (packed.kind == KEEL_PART_DRAFT_POOL && options.draft_tokens == 0) ||
+                            (packed.kind == KEEL_PART_KV_PROFILE && !options.packed_profile) ||
+                            packed.kind == KEEL_PART_ADAPTER;
         if (!unused && std::none_of(parts_.begin(), parts_.begin() + named, same_kind)) parts_.push_back(packed);
     }
 }
