@@ -229,6 +229,17 @@ long="Meta-Llama-of-another-name-8B-Instruct-Q4_K_M.gguf"
 ln "$work/files_model.gguf" "$work/$long"
 expect "a long name" exits 0 "$keel" pack "$work/$long" "$work/long.keel"
 expect "is cut" bash -c "'$keel' inspect '$work/long.keel' | grep -q 'Meta-Llama-of-another-name.gguf'"
+mkdir "$work/one" "$work/two"
+cp "$work/LICENSE" "$work/one/a note (1).txt"
+cp "$work/LICENSE" "$work/two/a note (1).txt"
+expect "names that a pack does not have, and one twice" exits 0 "$keel" pack "$model" "$work/names.keel" --note "$work/one/a note (1).txt" --note "$work/two/a note (1).txt"
+expect "become others" bash -c "'$keel' inspect '$work/names.keel' | grep -q 'note *a_note__1_.txt ' && '$keel' inspect '$work/names.keel' | grep -q 'note *a_note__1_-2.txt '"
+expect "which is said" holds 'two/a note (1).txt is called a_note__1_-2.txt' err
+expect "a pack in place of a part" exits 2 "$keel" pack "$model" "$work/one/a note (1).txt" --note "$work/one/a note (1).txt"
+expect "leaves it" cmp -s "$work/LICENSE" "$work/one/a note (1).txt"
+expect "what is no W_proj cache is not packed" exits 3 "$keel" pack "$model" "$work/bad.keel" --wproj "$work/LICENSE"
+: >"$work/empty"
+expect "nor is an empty file" exits 2 "$keel" pack "$model" "$work/bad.keel" --note "$work/empty"
 expect "nor is it a profile" exits 3 "$keel" pack "$model" "$work/bad.keel" --kv-profile "$work/LICENSE"
 expect "and nothing is written" [ ! -e "$work/bad.keel" ]
 "$keel" run "$model" -p "Once upon a time" -n 8 -q >"$work/of_file" 2>/dev/null
