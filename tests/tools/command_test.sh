@@ -300,6 +300,10 @@ expect "it runs" holds '^runs  *yes'
 LC_ALL=C sed 's/tokenizer\.ggml\.pre/tokenizer.ggml.pro/' "$source/tests/data/architectures/qwen3.gguf" >"$work/nameless.gguf"
 expect "inspect of a file that names no pre-tokenizer" exits 0 "$keel" inspect "$work/nameless.gguf"
 expect "says what it needs" holds '^runs  *not as it is: tokenizer.ggml.pre.*config.pre_tokenizer'
+expect "it runs with a name, and drafts too" exits 0 "$keel" run "$work/nameless.gguf" --pre qwen2 -n 2 -q --draft 3 --draft-model "$work/nameless.gguf"
+expect "it is packed" exits 0 "$keel" pack "$work/nameless.gguf" "$work/nameless.keel" --pre qwen2
+"$keel" plan "$work/nameless.gguf" --pre qwen2 --memory 64M >"$work/out" 2>"$work/err"
+expect "what a search proposes runs" holds '^keel run .* --pre qwen2$'
 adapted=$source/tests/data/architectures/smollm2-q8_0.gguf adapter=$source/tests/data/adapters/llama-all.gguf
 expect "inspect of an adapter" exits 0 "$keel" inspect "$adapter"
 expect "says what it changes" holds '^changes  *[0-9]* matrices, rank up to 16, alpha 32'

@@ -134,6 +134,7 @@ void add_pack_verb(Verb app, Console& console) {
     verb.add_option("--kv-profile", o->engine.kv_profile, "of keel calibrate kv");
     verb.add_option("--wproj", o->engine.wproj, "W_proj cache of the model");
     verb.add_option("--lora", o->adapters, "adapter, for programs; numbered as they are given").expected(1).take_all();
+    verb.add_option("--pre", o->engine.pre_tokenizer, "of a model that needs it to run: to check the parts with");
     verb.add_flag("--interleave", o->interleave,
                   "rows of matrices in the order the products use: fast when mapped, and no work at init");
     CLI::App& whole = verb;

@@ -242,6 +242,7 @@ void load_drafter(const EngineOptions& options, const Console& console, LoadedMo
     o.cpu = options.cpu;
     o.activation = options.activation;
     o.weights = options.weights;
+    o.pre_tokenizer = options.pre_tokenizer;
     loaded.drafter = std::make_unique<LoadedModel>(load_model(o, console));
     loaded.draft_session = open_session(*loaded.drafter);
 }
