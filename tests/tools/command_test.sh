@@ -162,6 +162,7 @@ expect "the number alone" exits 0 "$keel" tokenize "$model" "Hello, world!" --co
 expect "as JSON too" bash -c "grep -q '\"tokens\": 6' '$work/out' && ! grep -q pieces '$work/out'"
 expect "a text and a file" exits 2 "$keel" tokenize "$model" Hello --file "$0"
 expect "a text and ids" exits 2 "$keel" tokenize "$model" Hello --decode 438
+expect "ids are not counted" exits 2 "$keel" tokenize "$model" --decode 438 --count
 
 # Plan: bytes are what init uses; the search fits and does not fit.
 expect "plan" exits 0 "$keel" plan "$model"
@@ -313,6 +314,8 @@ expect "run with the adapter" exits 0 "$keel" run "$adapted" --lora "$adapter" -
 expect "it says something else" [ "$(cmp -s "$work/out" "$work/plain"; echo $?)" -eq 1 ]
 expect "run with scale 0" exits 0 "$keel" run "$adapted" --lora "$adapter:0" -n 8 -q --temp 0
 expect "it says the same" cmp -s "$work/out" "$work/plain"
+decode_bytes() { "$keel" bench "$adapted" --prefill 0 --depth 0 --decode 1 --steps 0 --repeats 1 --stream-mib 8 --json "$@" 2>/dev/null | sed -n 's/.*"bytes_per_step": \([0-9]*\).*/\1/p'; }
+expect "bench counts its bytes" [ "$(decode_bytes --lora "$adapter")" -gt "$(decode_bytes)" ]
 expect "plan with the adapter" exits 0 "$keel" plan "$adapted" --lora "$adapter" --no-ops --no-map
 expect "says what it takes" holds '^adapters: 1, '
 expect "no tensors of an adapter" exits 2 "$keel" inspect "$adapter" --tensors

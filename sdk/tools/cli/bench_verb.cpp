@@ -170,8 +170,9 @@ class Bench {
     }
     double bytes_per_step(uint32_t depth, uint32_t sessions) const {
         const double mean_position = depth + (o_.decode - 1) / 2.0;
-        const uint64_t weights =
-            m_.variant == KEEL_VARIANT_LOW_RANK ? m_.plan.low_rank_decode_bytes : m_.plan.decode_bytes;
+        const uint64_t weights = m_.variant == KEEL_VARIANT_LOW_RANK ? m_.plan.low_rank_decode_bytes
+                                 : m_.lora_scale != 0                ? m_.plan.adapter_decode_bytes
+                                                                     : m_.plan.decode_bytes;
         return static_cast<double>(weights) +
                sessions * mean_position * static_cast<double>(m_.plan.kv_bytes_per_token);
     }
