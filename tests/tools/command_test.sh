@@ -820,6 +820,9 @@ else
     expect "eval in the low-rank variant" exits 0 "$keel" eval ppl "$model" "$work/two.jsonl" --window 64 --wproj "$cache" --low-rank --json
     expect "another figure" bash -c "! grep -q '\"ppl\": $ppl' '$work/out' && grep -q '\"ppl\": ' '$work/out'"
     expect "bench in the low-rank variant" exits 0 "$keel" bench "$model" --prefill 8 --decode 2 --steps 0 --budget-us 0 --repeats 1 --stream-mib 8 --wproj "$cache" --low-rank --json
+    expect "an adapter is for the dense variant" exits 2 "$keel" run "$model" --wproj "$cache" --low-rank --lora "$work/c.lora" -n 1
+    expect "also where the other one drafts" exits 2 "$keel" run "$model" --wproj "$cache" --draft 2 --draft-low-rank --lora "$work/c.lora" -n 1
+    expect "or takes turns" exits 2 "$keel" bench "$model" --wproj "$cache" --turns 1 --lora "$work/c.lora" --prefill 0 --decode 0 --steps 0 --budget-us 0 --repeats 1 --stream-mib 8
     expect "compare" exits 0 "$keel" wproj compare "$model" "$model_text" --documents 1 --tokens 48 --cache "$cache" --rounds 1 --json
     expect "quality and speed" bash -c "grep -q '\"kl\": 0.0' '$work/out' && grep -q '\"tokens_per_s\"' '$work/out'"
     expect "nothing to compare" exits 2 "$keel" wproj compare "$model" "$model_text" --documents 1 --tokens 32

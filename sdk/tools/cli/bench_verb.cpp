@@ -379,6 +379,7 @@ void bench(Options o, const Console& console) {
     check_context(o, m.plan.context_tokens);
     if (o.turns && m.plan.low_rank_op_count == 0)
         throw ToolError(kExitUsage, "--turns needs a W_proj cache that fits: --wproj");
+    if (o.turns && m.lora_scale != 0) throw ToolError(kExitUsage, "--turns goes without --lora");
 
     const Results r = Bench(m, o, console).run();
     const Spread stream = spread_of(r.stream.gb_per_s), near = spread_of(r.stream_near.gb_per_s);

@@ -270,6 +270,8 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
     }
     if (options.draft_low_rank && (options.low_rank || loaded.plan.low_rank_op_count == 0))
         throw ToolError(kExitUsage, "--draft-low-rank needs a W_proj cache, and no --low-rank");
+    if (!options.lora.empty() && options.lora_scale != 0 && (options.low_rank || options.draft_low_rank))
+        throw ToolError(kExitUsage, "--lora goes with neither --low-rank nor --draft-low-rank");
     loaded.low_rank_drafts = options.draft_low_rank;
     if (!options.draft_model.empty()) load_drafter(options, console, loaded);
     if (!options.lora.empty()) loaded.lora_scale = options.lora_scale;
