@@ -1160,7 +1160,8 @@ KEEL_API keel_status keel_chat_format(keel_engine engine, const keel_chat* chat,
 KEEL_API keel_status keel_chat_tokenize(keel_engine engine, const keel_chat* chat, int32_t* ids, size_t capacity,
                                         size_t* count, keel_error* error);
 /* The same for a session that holds the beginning of the conversation: *kept is how many of its tokens stay, and ids
- * are those that follow, at least one unless the conversation has none. Then truncate the session to *kept and feed. */
+ * are those that follow, at least one unless the conversation has none. Then truncate the session to *kept and feed.
+ * *kept is 0 where keel_session_truncate cannot go back so far. */
 KEEL_API keel_status keel_session_chat(keel_session session, const keel_chat* chat, uint32_t* kept, int32_t* ids,
                                        size_t capacity, size_t* count, keel_error* error);
 

@@ -101,7 +101,12 @@ keel_status keel_session_chat(keel_session session, const keel_chat* chat, uint3
     if (!chat || !kept || !count) return bad_argument(e, !chat ? "chat" : !kept ? "kept" : "count", "null");
     if (!ids && capacity) return bad_argument(e, "ids", "null, though capacity is not 0");
     HeldTokens held = {s->tokens, s->token_count, 0};
-    const keel_status status = tokenize_chat(e, chat, &held, ids, capacity, count, error);
+    keel_status status = tokenize_chat(e, chat, &held, ids, capacity, count, error);
+    if (status != KEEL_OK && status != KEEL_E_BUFFER_TOO_SMALL) return status;
+    if (!can_rewind(*e, *s, static_cast<uint32_t>(held.kept))) {
+        held = {};
+        status = tokenize_chat(e, chat, &held, ids, capacity, count, error);
+    }
     if (status == KEEL_OK || status == KEEL_E_BUFFER_TOO_SMALL) *kept = static_cast<uint32_t>(held.kept);
     return status;
 }

@@ -141,6 +141,9 @@ expect "every message is answered" [ "$(grep -c '"generated_tokens":20' "$work/o
 expect "the oldest turns are dropped" holds '"dropped_turns":1'
 expect "not before they must" [ "$(head -n 1 "$work/out" | grep -c '"dropped_turns":0')" -eq 1 ]
 expect "after /reset there is room again" [ "$(tail -n 1 "$work/out" | grep -c '"dropped_turns":0')" -eq 1 ]
+(for i in 1 2 3 4 5; do echo "Tell me something about number $i please"; done; echo /reset; echo Hello) |
+    "$keel" chat "$model" --template "$work/chatml.jinja" -c 160 --min-tokens 20 -n 20 --json --kv-k tcq-4 --kv-v tcq-4 --kv-recent 8 >"$work/out" 2>"$work/err"
+expect "also where rows of recent positions are gone" [ $? -eq 0 -a "$(grep -c '"generated_tokens":20' "$work/out")" -eq 6 ]
 echo "$(printf 'word %.0s' $(seq 200))" | "$keel" chat "$model" --template "$work/chatml.jinja" -c 160 >"$work/out" 2>"$work/err"
 expect "a message longer than the context is refused" [ $? -eq 4 ]
 expect "in clear words" holds 'this message has [0-9]* tokens with its template and the context 160' err
@@ -159,6 +162,7 @@ expect "the number alone" exits 0 "$keel" tokenize "$model" "Hello, world!" --co
 expect "as JSON too" bash -c "grep -q '\"tokens\": 6' '$work/out' && ! grep -q pieces '$work/out'"
 expect "a text and a file" exits 2 "$keel" tokenize "$model" Hello --file "$0"
 expect "a text and ids" exits 2 "$keel" tokenize "$model" Hello --decode 438
+expect "ids are not counted" exits 2 "$keel" tokenize "$model" --decode 438 --count
 
 # Plan: bytes are what init uses; the search fits and does not fit.
 expect "plan" exits 0 "$keel" plan "$model"
@@ -226,6 +230,17 @@ long="Meta-Llama-of-another-name-8B-Instruct-Q4_K_M.gguf"
 ln "$work/files_model.gguf" "$work/$long"
 expect "a long name" exits 0 "$keel" pack "$work/$long" "$work/long.keel"
 expect "is cut" bash -c "'$keel' inspect '$work/long.keel' | grep -q 'Meta-Llama-of-another-name.gguf'"
+mkdir "$work/one" "$work/two"
+cp "$work/LICENSE" "$work/one/a note (1).txt"
+cp "$work/LICENSE" "$work/two/a note (1).txt"
+expect "names that a pack does not have, and one twice" exits 0 "$keel" pack "$model" "$work/names.keel" --note "$work/one/a note (1).txt" --note "$work/two/a note (1).txt"
+expect "become others" bash -c "'$keel' inspect '$work/names.keel' | grep -q 'note *a_note__1_.txt ' && '$keel' inspect '$work/names.keel' | grep -q 'note *a_note__1_-2.txt '"
+expect "which is said" holds 'two/a note (1).txt is called a_note__1_-2.txt' err
+expect "a pack in place of a part" exits 2 "$keel" pack "$model" "$work/one/a note (1).txt" --note "$work/one/a note (1).txt"
+expect "leaves it" cmp -s "$work/LICENSE" "$work/one/a note (1).txt"
+expect "what is no W_proj cache is not packed" exits 3 "$keel" pack "$model" "$work/bad.keel" --wproj "$work/LICENSE"
+: >"$work/empty"
+expect "nor is an empty file" exits 2 "$keel" pack "$model" "$work/bad.keel" --note "$work/empty"
 expect "nor is it a profile" exits 3 "$keel" pack "$model" "$work/bad.keel" --kv-profile "$work/LICENSE"
 expect "and nothing is written" [ ! -e "$work/bad.keel" ]
 "$keel" run "$model" -p "Once upon a time" -n 8 -q >"$work/of_file" 2>/dev/null
@@ -247,6 +262,10 @@ expect "it runs" exits 0 "$keel" run "$work/coded.keel" -p "Once upon a time" -n
 expect "to the same text" cmp -s "$work/out" "$work/of_file"
 expect "but not mapped" exits 1 "$keel" run "$work/coded.keel" -p "Once upon a time" -n 8 -q --weights map
 expect "and says why" holds 'mapped' err
+expect "verbs that map otherwise take it" exits 0 "$keel" tokenize "$work/coded.keel" "Hello, world!" --count
+expect "and see the same" holds '^6$'
+expect "the search leaves mapping out" exits 0 "$keel" plan "$work/coded.keel" --memory 64M --json
+expect "and nothing fails in it" bash -c "! grep -q '\"error\"' '$work/out'"
 expect "inspect shows the codec" exits 0 "$keel" inspect "$work/coded.keel" --verify --metadata
 expect "and what is left" holds 'rans .* %'
 expect "text packed alone" bash -c "'$keel' pack '$model' '$work/text.keel' --codec zstd --note '$source/README.md' >'$work/out' 2>'$work/err' || grep -q 'no zstd' '$work/err'"
@@ -282,6 +301,10 @@ expect "it runs" holds '^runs  *yes'
 LC_ALL=C sed 's/tokenizer\.ggml\.pre/tokenizer.ggml.pro/' "$source/tests/data/architectures/qwen3.gguf" >"$work/nameless.gguf"
 expect "inspect of a file that names no pre-tokenizer" exits 0 "$keel" inspect "$work/nameless.gguf"
 expect "says what it needs" holds '^runs  *not as it is: tokenizer.ggml.pre.*config.pre_tokenizer'
+expect "it runs with a name, and drafts too" exits 0 "$keel" run "$work/nameless.gguf" --pre qwen2 -n 2 -q --draft 3 --draft-model "$work/nameless.gguf"
+expect "it is packed" exits 0 "$keel" pack "$work/nameless.gguf" "$work/nameless.keel" --pre qwen2
+"$keel" plan "$work/nameless.gguf" --pre qwen2 --memory 64M >"$work/out" 2>"$work/err"
+expect "what a search proposes runs" holds '^keel run .* --pre qwen2$'
 adapted=$source/tests/data/architectures/smollm2-q8_0.gguf adapter=$source/tests/data/adapters/llama-all.gguf
 expect "inspect of an adapter" exits 0 "$keel" inspect "$adapter"
 expect "says what it changes" holds '^changes  *[0-9]* matrices, rank up to 16, alpha 32'
@@ -291,6 +314,8 @@ expect "run with the adapter" exits 0 "$keel" run "$adapted" --lora "$adapter" -
 expect "it says something else" [ "$(cmp -s "$work/out" "$work/plain"; echo $?)" -eq 1 ]
 expect "run with scale 0" exits 0 "$keel" run "$adapted" --lora "$adapter:0" -n 8 -q --temp 0
 expect "it says the same" cmp -s "$work/out" "$work/plain"
+decode_bytes() { "$keel" bench "$adapted" --prefill 0 --depth 0 --decode 1 --steps 0 --repeats 1 --stream-mib 8 --json "$@" 2>/dev/null | sed -n 's/.*"bytes_per_step": \([0-9]*\).*/\1/p'; }
+expect "bench counts its bytes" [ "$(decode_bytes --lora "$adapter")" -gt "$(decode_bytes)" ]
 expect "plan with the adapter" exits 0 "$keel" plan "$adapted" --lora "$adapter" --no-ops --no-map
 expect "says what it takes" holds '^adapters: 1, '
 expect "no tensors of an adapter" exits 2 "$keel" inspect "$adapter" --tensors
@@ -576,6 +601,9 @@ expect "bench with a profile" exits 0 "$keel" bench "$model" --prefill 8 --decod
 expect "says so too" holds '"v_format": "profile"'
 expect "a session loads it" exits 0 "$keel" run "$model" --prompt "The sea" --max-tokens 4 --kv-profile "$work/p.kvp" --json
 expect "eval kv with it" exits 0 "$keel" eval kv "$model" "$work/two.jsonl" --kv-profile "$work/p.kvp" --formats profile,tcq-2
+"$keel" pack "$model" "$work/p.keel" --kv-profile "$work/p.kvp" --codec auto >"$work/out" 2>"$work/err"
+formats_of() { "$keel" eval kv "$1" "$work/two.jsonl" --formats f16,tcq-2,tcq-2@none --json | sed -n '/"formats"/,$p'; }
+expect "a pack's own profile is used by no format of eval kv" [ "$(formats_of "$work/p.keel")" = "$(formats_of "$model")" ]
 head -c 200 "$work/p.kvp" >"$work/cut.kvp"
 expect "a cut profile is refused" exits 3 "$keel" run "$model" --max-tokens 1 --kv-profile "$work/cut.kvp"
 expect "and cannot be shown" exits 3 "$keel" calibrate kv --show "$work/cut.kvp"
@@ -796,6 +824,9 @@ else
     expect "eval in the low-rank variant" exits 0 "$keel" eval ppl "$model" "$work/two.jsonl" --window 64 --wproj "$cache" --low-rank --json
     expect "another figure" bash -c "! grep -q '\"ppl\": $ppl' '$work/out' && grep -q '\"ppl\": ' '$work/out'"
     expect "bench in the low-rank variant" exits 0 "$keel" bench "$model" --prefill 8 --decode 2 --steps 0 --budget-us 0 --repeats 1 --stream-mib 8 --wproj "$cache" --low-rank --json
+    expect "an adapter is for the dense variant" exits 2 "$keel" run "$model" --wproj "$cache" --low-rank --lora "$work/c.lora" -n 1
+    expect "also where the other one drafts" exits 2 "$keel" run "$model" --wproj "$cache" --draft 2 --draft-low-rank --lora "$work/c.lora" -n 1
+    expect "or takes turns" exits 2 "$keel" bench "$model" --wproj "$cache" --turns 1 --lora "$work/c.lora" --prefill 0 --decode 0 --steps 0 --budget-us 0 --repeats 1 --stream-mib 8
     expect "compare" exits 0 "$keel" wproj compare "$model" "$model_text" --documents 1 --tokens 48 --cache "$cache" --rounds 1 --json
     expect "quality and speed" bash -c "grep -q '\"kl\": 0.0' '$work/out' && grep -q '\"tokens_per_s\"' '$work/out'"
     expect "nothing to compare" exits 2 "$keel" wproj compare "$model" "$model_text" --documents 1 --tokens 32

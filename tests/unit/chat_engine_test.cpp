@@ -19,7 +19,7 @@ constexpr char kTurns[] =
 
 // An engine over the bundled model, whose control tokens are <s> and </s>, with a template of its own.
 struct ChatEngine {
-    explicit ChatEngine(const char* text, uint32_t max_chat_bytes = 0, bool clock = false)
+    explicit ChatEngine(const char* text, uint32_t max_chat_bytes = 0, bool clock = false, uint32_t recent = 0)
         : template_(text),
           reader_(sized<keel_reader>()),
           part_(keel_test::part(KEEL_PART_CHAT_TEMPLATE, &reader_)),
@@ -31,6 +31,8 @@ struct ChatEngine {
         config.parts = &part_;
         config.part_count = 1;
         config.max_chat_bytes = max_chat_bytes;
+        config.kv_recent_tokens = recent;
+        if (recent) config.k_format = config.v_format = KEEL_KV_TCQ_4;
         hooks_.strftime_now = [](void*, const char* format, char* dst, size_t capacity) -> size_t {
             if (strcmp(format, "%Y") != 0 || capacity < 4) return 0;
             memcpy(dst, "2025", 4);
@@ -141,6 +143,34 @@ TEST(ChatEngine, ASessionIsGivenWhatFollows) {
     EXPECT_EQ(first.back(), rest[0]);
     EXPECT_EQ(KEEL_E_BUFFER_TOO_SMALL, follow(chat(said, 3, true), 2));
     EXPECT_EQ(all.size(), kept + count);
+}
+
+// What is kept is what the session can be truncated to: nothing where the rows of recent positions, or a page in the
+// middle, are gone.
+TEST(ChatEngine, WhatIsKeptCanBeTruncatedTo) {
+    const std::string old(60, 'x');
+    const keel_chat_message said[] = {message("system", "Be brief", 8), message("user", old.data(), old.size()),
+                                      message("assistant", "Hi", 2), message("user", "More", 4)};
+    const keel_chat_message later[] = {said[0], said[3]};  // a conversation that lost its oldest turn
+    for (const bool recent : {false, true}) {
+        ChatEngine e(kTurns, 0, false, recent ? 8 : 0);
+        const keel_session session = e.engine->session();
+        const std::vector<int32_t> all = e.ids(chat(said, 4, true)), rest = e.ids(chat(later, 2, true));
+        ASSERT_GT(all.size(), 64u + 8);
+        e.engine->feed(all);
+        e.engine->advance();
+        if (!recent) keel_test::check(keel_session_evict(session, 0, 64, nullptr), "evict");
+        std::vector<int32_t> ids(rest.size());
+        uint32_t kept = 99;
+        size_t count = 0;
+        const keel_chat c = chat(later, 2, true);
+        EXPECT_EQ(KEEL_E_BUFFER_TOO_SMALL, keel_session_chat(session, &c, &kept, ids.data(), 2, &count, nullptr));
+        EXPECT_EQ(rest.size(), count);
+        ASSERT_EQ(KEEL_OK, keel_session_chat(session, &c, &kept, ids.data(), ids.size(), &count, nullptr));
+        EXPECT_EQ(KEEL_OK, keel_session_truncate(session, kept));
+        EXPECT_EQ(0u, kept);
+        EXPECT_EQ(rest, std::vector<int32_t>(ids.begin(), ids.begin() + count));
+    }
 }
 
 TEST(ChatEngine, ErrorsSayWhatAndWhere) {

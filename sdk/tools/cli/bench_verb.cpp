@@ -170,8 +170,9 @@ class Bench {
     }
     double bytes_per_step(uint32_t depth, uint32_t sessions) const {
         const double mean_position = depth + (o_.decode - 1) / 2.0;
-        const uint64_t weights =
-            m_.variant == KEEL_VARIANT_LOW_RANK ? m_.plan.low_rank_decode_bytes : m_.plan.decode_bytes;
+        const uint64_t weights = m_.variant == KEEL_VARIANT_LOW_RANK ? m_.plan.low_rank_decode_bytes
+                                 : m_.lora_scale != 0                ? m_.plan.adapter_decode_bytes
+                                                                     : m_.plan.decode_bytes;
         return static_cast<double>(weights) +
                sessions * mean_position * static_cast<double>(m_.plan.kv_bytes_per_token);
     }
@@ -378,6 +379,7 @@ void bench(Options o, const Console& console) {
     check_context(o, m.plan.context_tokens);
     if (o.turns && m.plan.low_rank_op_count == 0)
         throw ToolError(kExitUsage, "--turns needs a W_proj cache that fits: --wproj");
+    if (o.turns && m.lora_scale != 0) throw ToolError(kExitUsage, "--turns goes without --lora");
 
     const Results r = Bench(m, o, console).run();
     const Spread stream = spread_of(r.stream.gb_per_s), near = spread_of(r.stream_near.gb_per_s);

@@ -77,8 +77,9 @@ Fit largest_context(const ModelFile& file, keel_config config, const KvChoice& k
     return fit;
 }
 
-// Options as they were given that change how much memory `keel run` needs, but for formats, recent rows and weights.
-std::string memory_options(const EngineOptions& e) {
+// Options as they were given that change how much memory `keel run` needs or whether it runs, but for formats, recent
+// rows and weights.
+std::string given_options(const EngineOptions& e) {
     std::string out;
     const auto text = [&](const char* name, const std::string& value) {
         if (!value.empty()) out += strf(" %s %s", name, value.c_str());
@@ -102,6 +103,9 @@ std::string memory_options(const EngineOptions& e) {
     if (e.draft_low_rank) out += " --draft-low-rank";
     if (e.activation) text("--activation", activation_name(e.activation));
     if (e.cpu) text("--cpu", cpu_name(e.cpu));
+    text("--pre", e.pre_tokenizer);
+    if (e.cuda) out += strf(" --backend cuda --device %d", e.device);
+    if (e.device_numerics) out += " --device-numerics";
     return out;
 }
 
@@ -141,8 +145,8 @@ Search search(const EngineOptions& options, const ModelFile& file, const keel_co
               bool mapped_free) {
     const bool profile = find_part(config, KEEL_PART_KV_PROFILE),
                compress = !config.k_format && !config.v_format && !profile;
-    std::vector<keel_weights> modes = {KEEL_WEIGHTS_DEFAULT,
-                                       KEEL_WEIGHTS_MAP};  // a copy has the same bytes in any order
+    std::vector<keel_weights> modes = {KEEL_WEIGHTS_DEFAULT};  // a copy has the same bytes in any order
+    if (file.can_stay_mapped(config.activation)) modes.push_back(KEEL_WEIGHTS_MAP);
     if (config.weights) modes = {config.weights};
 
     std::vector<Fit> fits;
@@ -226,7 +230,7 @@ std::string run_line(const Search& s, const Fit& fit) {
     const std::string recent = fit.kv.recent_tokens ? strf(" --kv-recent %u", fit.kv.recent_tokens) : "";
     return strf("keel run %s --context %u%s%s%s --weights %s%s\n", s.options.model.c_str(), fit.context,
                 option("k", fit.kv.k).c_str(), option("v", fit.kv.v).c_str(), recent.c_str(), weights_name(fit.weights),
-                memory_options(s.options).c_str());
+                given_options(s.options).c_str());
 }
 
 void print_table(const Search& s) {

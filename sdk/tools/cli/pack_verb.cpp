@@ -25,15 +25,35 @@ struct Options {
     PackCodec codec = PackCodec::kRaw;
 };
 
-// The file's name, or as much of it before its extension as a pack has room for.
-std::string name_of(const std::string& path) {
+// Letters that no name in a pack has become '_', one for each letter of UTF-8.
+std::string pack_letters(const std::string& text) {
+    std::string out;
+    for (const char c : text) {
+        const char name[sizeof(PackSection::name)] = {'x', c};
+        if (valid_pack_name(name))
+            out += c;
+        else if ((c & 0xc0) != 0x80)
+            out += '_';
+    }
+    return out;
+}
+
+// A name in the pack that no input has: the file's, if it can be, else one like it, with its extension.
+std::string name_of(const std::string& path, const std::vector<PackInput>& inputs) {
     const std::filesystem::path file(path);
-    const std::string whole = file.filename().string(), extension = file.extension().string();
-    if (whole.size() <= kMostPackName || extension.size() >= kMostPackName) return whole;
-    std::string name = whole.substr(0, kMostPackName - extension.size());
-    while (!name.empty() && (whole[name.size()] & 0xc0) == 0x80) name.pop_back();  // letters of UTF-8 stay whole
-    fprintf(stderr, "note: in the pack %s is called %s\n", whole.c_str(), (name + extension).c_str());
-    return name + extension;
+    std::string stem = pack_letters(file.stem().string()), extension = pack_letters(file.extension().string());
+    if (stem[0] == '.') stem[0] = '_';
+    if (extension.size() > kMostPackName / 2) extension.resize(kMostPackName / 2);
+    std::string name;
+    uint32_t number = 1;
+    do {
+        const std::string tail = (number > 1 ? strf("-%u", number) : "") + extension;
+        name = stem.substr(0, kMostPackName - tail.size()) + tail;
+        ++number;
+    } while (std::any_of(inputs.begin(), inputs.end(), [&](const PackInput& other) { return other.name == name; }));
+    if (name != file.filename().string())
+        fprintf(stderr, "note: in the pack %s is called %s\n", path.c_str(), name.c_str());
+    return name;
 }
 
 // An engine with mapped weights is started with the parts, which costs little and finds what does not belong together.
@@ -44,16 +64,16 @@ void check_together(const EngineOptions& options, const std::vector<std::string>
     engine.draft_tokens = options.draft_pool.empty() ? 0 : 1;
     for (size_t i = 0; i < std::max<size_t>(adapters.size(), 1); ++i) {
         if (!adapters.empty()) engine.lora = adapters[i];
-        load_model(engine, console);
+        const LoadedModel model = load_model(engine, console);
+        const keel_error unused = part_error(model.plan);
+        check(model.plan.part_status, "cannot use " + options.wproj, &unused);
     }
 }
 
 void pack(const Options& o, const Console& console) {
     const EngineOptions& e = o.engine;
     if (is_pack(*open_file(e.model).get())) throw ToolError(kExitFile, e.model + " is a pack already");
-    std::error_code ignored;
-    if (std::filesystem::equivalent(e.model, o.output, ignored))
-        throw ToolError(kExitUsage, o.output + " is the file that is read");
+    if (o.notes.size() > kMostPackNotes) throw ToolError(kExitUsage, strf("--note: at most %u", kMostPackNotes));
     check_together(e, o.adapters, console);
     struct Source {
         uint32_t kind, flags;
@@ -73,8 +93,12 @@ void pack(const Options& o, const Console& console) {
     std::vector<PackInput> inputs;
     for (const Source& source : sources) {
         if (source.path.empty()) continue;
+        std::error_code ignored;
+        if (std::filesystem::equivalent(source.path, o.output, ignored))
+            throw ToolError(kExitUsage, o.output + " is a file that is read");
         files.push_back(open_file(source.path));
-        inputs.push_back({source.kind, source.flags, name_of(source.path), files.back().get()});
+        if (files.back().get()->size_bytes == 0) throw ToolError(kExitUsage, source.path + " is empty");
+        inputs.push_back({source.kind, source.flags, name_of(source.path, inputs), files.back().get()});
     }
     const ByteBudget budget = budget_of(o.budget, o.code);
     if (o.budget) {
@@ -110,6 +134,7 @@ void add_pack_verb(Verb app, Console& console) {
     verb.add_option("--kv-profile", o->engine.kv_profile, "of keel calibrate kv");
     verb.add_option("--wproj", o->engine.wproj, "W_proj cache of the model");
     verb.add_option("--lora", o->adapters, "adapter, for programs; numbered as they are given").expected(1).take_all();
+    verb.add_option("--pre", o->engine.pre_tokenizer, "of a model that needs it to run: to check the parts with");
     verb.add_flag("--interleave", o->interleave,
                   "rows of matrices in the order the products use: fast when mapped, and no work at init");
     CLI::App& whole = verb;

@@ -26,9 +26,9 @@ void tokenize_text(const Options& o, const Console& console) {
     if (o.text.empty() && o.file.empty() && o.decode.empty())
         throw ToolError(kExitUsage, "nothing to do: give TEXT, --file or --decode");
     const std::string text = o.file.empty() ? o.text : read_text(o.file);
-    // The smallest engine: only its tokenizer is used, so the weights stay where they are.
+    // The smallest engine: only its tokenizer is used, so the weights stay where they are, if they can.
     EngineOptions small = o.engine;
-    small.weights = KEEL_WEIGHTS_MAP;
+    small.prefer_mapped = true;
     small.context = small.chunk = small.threads = 1;
     make_room_for(small, text);
     const LoadedModel m = load_model(small, console);
@@ -70,11 +70,12 @@ void add_tokenize_verb(Verb app, Console& console) {
     const VerbOption text = verb.add_option("text", o->text, "text to cut");
     const VerbOption file =
         verb.add_option("--file,-f", o->file, "read the text from a file; - is stdin").excludes(text);
-    verb.add_option("--decode", o->decode, "ids to turn into text").delimiter(',').excludes(text).excludes(file);
+    const VerbOption ids =
+        verb.add_option("--decode", o->decode, "ids to turn into text").delimiter(',').excludes(text).excludes(file);
     verb.add_option("--pre", o->engine.pre_tokenizer, "cut a byte-level vocabulary's text so, not as the file says");
     verb.add_flag("--special", o->special, "recognise special tokens in the text; write them when decoding");
-    verb.add_flag("--bos", o->bos, "begin as the model wants a sequence to begin");
-    verb.add_flag("--count", o->count, "print the number of tokens only");
+    verb.add_flag("--bos", o->bos, "begin as the model wants a sequence to begin").excludes(ids);
+    verb.add_flag("--count", o->count, "print the number of tokens only").excludes(ids);
     verb.callback([o, &console] { tokenize_text(*o, console); });
 }
 

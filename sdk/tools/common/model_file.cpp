@@ -18,6 +18,10 @@ const uint8_t* ModelFile::bytes_of(const GgufTensor& t) const {
     return mapped_at(*gguf(), t.offset);
 }
 
+bool ModelFile::can_stay_mapped(keel_activation activation) const {
+    return gguf()->mapped && !gguf()->coded_bytes && (!gguf()->interleaved_rows || activation != KEEL_ACTIVATION_F32);
+}
+
 FileReader open_file(const std::string& path) {
     Result<FileReader> file = FileReader::open(path.c_str());
     check(file.status, "cannot open " + path);

@@ -24,6 +24,8 @@ struct ModelFile {
     FileReader reader;               // of the whole file
     std::unique_ptr<PackFile> pack;  // null: a GGUF file
     const keel_reader* gguf() const { return pack ? pack->pack.model() : reader.get(); }
+    // Whether weights can be used where they are mapped: those of a pack may be coded, or interleaved.
+    bool can_stay_mapped(keel_activation activation) const;
     // A tensor's bytes as they are mapped. Throws where its rows are interleaved or it is coded.
     const uint8_t* bytes_of(const GgufTensor& t) const;
     std::vector<uint64_t> buffer;  // where the keel_model lies

@@ -82,8 +82,9 @@ void ConfigParts::add_packed(const EngineOptions& options) {
     const size_t named = parts_.size();
     for (const keel_part& packed : pack_->pack.parts()) {
         const auto same_kind = [&](const keel_part& p) { return p.kind == packed.kind; };
-        const bool unused =
-            (packed.kind == KEEL_PART_DRAFT_POOL && options.draft_tokens == 0) || packed.kind == KEEL_PART_ADAPTER;
+        const bool unused = (packed.kind == KEEL_PART_DRAFT_POOL && options.draft_tokens == 0) ||
+                            (packed.kind == KEEL_PART_KV_PROFILE && !options.packed_profile) ||
+                            packed.kind == KEEL_PART_ADAPTER;
         if (!unused && std::none_of(parts_.begin(), parts_.begin() + named, same_kind)) parts_.push_back(packed);
     }
 }
@@ -241,6 +242,7 @@ void load_drafter(const EngineOptions& options, const Console& console, LoadedMo
     o.cpu = options.cpu;
     o.activation = options.activation;
     o.weights = options.weights;
+    o.pre_tokenizer = options.pre_tokenizer;
     loaded.drafter = std::make_unique<LoadedModel>(load_model(o, console));
     loaded.draft_session = open_session(*loaded.drafter);
 }
@@ -255,6 +257,9 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
     loaded.file = open_model(options.model);
     loaded.parts = std::make_unique<ConfigParts>();
     loaded.config = make_config(options, *loaded.parts);
+    if (options.prefer_mapped && options.weights == KEEL_WEIGHTS_DEFAULT &&
+        loaded.file.can_stay_mapped(options.activation))
+        loaded.config.weights = KEEL_WEIGHTS_MAP;
     if (adjust) adjust(loaded.config);
     loaded.plan = plan_memory(loaded.file, loaded.config);
     if (options.low_rank && !find_part(loaded.config, KEEL_PART_WPROJ))
@@ -265,6 +270,8 @@ LoadedModel load_model(const EngineOptions& options, const Console& console,
     }
     if (options.draft_low_rank && (options.low_rank || loaded.plan.low_rank_op_count == 0))
         throw ToolError(kExitUsage, "--draft-low-rank needs a W_proj cache, and no --low-rank");
+    if (!options.lora.empty() && options.lora_scale != 0 && (options.low_rank || options.draft_low_rank))
+        throw ToolError(kExitUsage, "--lora goes with neither --low-rank nor --draft-low-rank");
     loaded.low_rank_drafts = options.draft_low_rank;
     if (!options.draft_model.empty()) load_drafter(options, console, loaded);
     if (!options.lora.empty()) loaded.lora_scale = options.lora_scale;

@@ -33,6 +33,7 @@ struct EngineOptions {
     uint32_t threads = 0, context = 0, chunk = 0, sessions = 1;
     keel_kv_format k_format = KEEL_KV_DEFAULT, v_format = KEEL_KV_DEFAULT;
     keel_weights weights = KEEL_WEIGHTS_DEFAULT;
+    bool prefer_mapped = false;  // weights that are left open stay in the file, where they can be used there
     keel_activation activation = KEEL_ACTIVATION_DEFAULT;
     keel_cpu cpu = KEEL_CPU_AUTO;
     bool pin = false;
@@ -42,6 +43,7 @@ struct EngineOptions {
     uint32_t sinks = 0, recent = 0;   // positions kept in f16
     uint32_t rollback = 0;            // kv_rollback_tokens
     std::string kv_profile;           // file name
+    bool packed_profile = true;       // a pack's KV profile is used where none is named
     std::string wproj;                // W_proj cache: file name, or "auto" to look for one
     uint64_t wproj_key = 0;           // it has to have; 0: any of the model
     bool wproj_any_key = false;
@@ -77,8 +79,8 @@ class ConfigParts {
     ConfigParts(const ConfigParts&) = delete;
     ConfigParts& operator=(const ConfigParts&) = delete;
     // Opens the files that `options` name and points `config` to them; where the model is a pack, to its parts as well,
-    // but for kinds that the options name, a draft pool where nothing is to be drafted, and adapters, which programs
-    // choose.
+    // but for kinds that the options name, a draft pool where nothing is to be drafted, a KV profile that the options
+    // do not want, and adapters, which programs choose.
     void add_to(keel_config& config, const EngineOptions& options);
 
   private:

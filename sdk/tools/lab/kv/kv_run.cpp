@@ -13,7 +13,8 @@ EngineOptions with_formats(EngineOptions options, const KvSpec& spec, uint32_t c
     options.sinks = spec.sinks;
     options.recent = spec.recent;
     options.kv_profile = spec.profile;
-    if (options.weights == KEEL_WEIGHTS_DEFAULT) options.weights = KEEL_WEIGHTS_MAP;  // engines share the file's pages
+    options.packed_profile = false;  // `spec` names what is used
+    options.prefer_mapped = true;    // engines share the file's pages
     return options;
 }
 
