@@ -8,7 +8,8 @@
             [--measured device.json] [--json]
         Time of a decode step and of prefill for each card of perf/cards.json. A dispatch takes a launch and the longer of its bytes at
         the card's reading speed and its instructions at its issue rate, products as much longer as their last round of blocks is not
-        full, and what they take beside; a norm adds its chain of additions.
+        full, and what they take beside; a norm adds its chain of additions. Attention, which appends the step's rows, takes at least
+        what these and the positions behind them take.
         Bytes and dispatches are those of `keel plan --backend cuda` (KEEL: a build with KEEL_CUDA=ON, or keel_command_on_fake).
         --measured: beside each prediction what perf/device.sh measured on such a card, and the error.
 """
@@ -138,6 +139,9 @@ def count(cubin):
 # Of a warp's lane for an element of K or V, four query heads: the mean of both and the softmax's share, counted by hand
 # (perf/RESULTS.md). That of f16 is a guess.
 ATTENTION_INSTRUCTIONS = {"f16": 1.5, "e8-4": 9.6, "tcq-3": 11.2}
+# Of the step's row: what the append takes beside a launch (f16, e8-4, tcq-3: measured on an H200 in a launch of its own), and
+# attention of the tile that has it, which waits for that; of every block, to make its queries. The last two are guesses.
+APPEND_US, NEWEST_TILE_US, QUERY_US = {"f16": 3, "e8-4": 9, "tcq-3": 21}, 4, 1
 NORM_CYCLES = 4  # of an addition that waits for the one before
 # Of products of few tokens, fitted to the dispatches that were measured on an H200 (perf/RESULTS.md): what a launch takes beside its
 # weights, for the input in 8 bits, the first strips and code that is not near; the part of issue slots that is filled; what a norm takes
@@ -176,7 +180,7 @@ def decode_us(card, plan, table, kv, context, tokens=1):
             dispatches.setdefault(op["dispatch"], []).append(op)
     total = launches = 0
     for ops in dispatches.values():
-        moved = instructions = chain = groups = 0
+        moved = instructions = beside = groups = row_us = 0
         count = 2 if ops[0]["name"] == "attention_finish" else 1  # it runs by itself, and its 8-bit form with the product
         launches += count
         for op in ops:
@@ -185,18 +189,20 @@ def decode_us(card, plan, table, kv, context, tokens=1):
                 groups += -(-op["rows"] // GROUP_ROWS)
                 instructions += instructions_of(table, "token" if tokens == 1 else "stream", op["weight_type"], op["fixed_bytes"])
             if op["name"].endswith("norm") and not op["name"].startswith("qk"):
-                chain = op["rows"] / 16 * NORM_CYCLES / card["clock_ghz"] / 1e3 + NORM_US
+                beside = op["rows"] / 16 * NORM_CYCLES / card["clock_ghz"] / 1e3 + NORM_US
             if op["name"] == "attention":
                 kv_bytes = plan["kv_bytes_per_token"] / layers * context
                 elements = kv_bytes * 8 / {"f16": 16, "e8-4": 4.25, "tcq-3": 3.25}[kv]
                 moved += kv_bytes
                 instructions += elements * ATTENTION_INSTRUCTIONS[kv] / 32
-        took = max(moved / speed, instructions / rate / (ISSUED if groups else 1))
+                row_us = APPEND_US[kv] + NEWEST_TILE_US  # one launch with the append, which older positions do not wait for
+                beside = QUERY_US
+        took = max(moved / speed, instructions / rate / (ISSUED if groups else 1), row_us)
         if groups:
             groups = groups // 2 if ops[-1]["name"].endswith("glu") else groups
             blocks = BLOCKS * card["multiprocessors"]
             took = took * -(-groups // blocks) * blocks / groups + START_US
-        total += count * card["launch_us"] + took + chain
+        total += count * card["launch_us"] + took + beside
     return total, launches
 
 

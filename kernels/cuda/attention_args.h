@@ -71,8 +71,8 @@ struct KvStepArgs {
 };
 
 // Norms of the heads of q and k, their rotation, less what is removed of k; then makes q ready for the formats, and
-// codes k and v into their slots. Only q is written back. Blocks of a token: first those of query heads, one a warp;
-// then each head of k, then of v has one.
+// codes k and v into their slots. kv_append writes only q back. Its blocks of a token: first those of query heads, one
+// a warp; then each head of k, then of v has one.
 struct KvAppendArgs : KvStepArgs {
     const float *q_norm, *k_norm;  // [head_dim], or null
     float eps;
@@ -156,7 +156,7 @@ enum class AttentionKind : uint32_t {
     kBlocks,    // attend_blocks_WIDE: of integers, but with one for 32 elements in K, in V or in both
     kHalves,    // attend_halves_WIDE: K and V in f16
 };
-struct AttentionArgs : KvStepArgs {
+struct AttentionArgs : KvAppendArgs {  // q is ready but for attend_token, which alone looks at what the append needs
     Rows out;
     float scale, softcap;                        // softcap 0: none
     uint32_t window;                             // visible positions, 0 = all
@@ -170,7 +170,13 @@ struct AttentionArgs : KvStepArgs {
     uint32_t block_begin, block_end;
     // Of attend_token, which has no time for divisions: query heads of a KV head, blocks of a token, of a KV head.
     uint32_t group, token_blocks, head_tiles;
+    // Of attend_token: how many of a launch's blocks have begun; then how many rows of each KV head are appended. 0
+    // before the first launch.
+    uint32_t* counts;
 };
+constexpr uint32_t attention_counts(uint32_t kv_heads) {
+    return 1 + kv_heads;
+}
 constexpr uint32_t kAttentionThreads = 128;
 constexpr uint32_t kPartialState = 4;          // behind an output: m, l, and what keeps rows at 16 bytes
 constexpr uint32_t kBatchScores = 4096;        // scores that are in shared memory at once
@@ -343,9 +349,14 @@ constexpr LaunchShape attention_shape(const AttentionArgs& a) {
             attention_room(a.columns, a.shape.head_dim, is_trellis(k) || is_trellis(v)).bytes};
 }
 
-// attend_token: a block has at most kTokenColumns query heads of one KV head for one token, and what lies in one form
-// in one split: its coded rows, sinks or recent rows. Blocks are counted by token, of them first the splits' coded
-// rows, then sinks, then recent rows. Always into partials.
+// attend_token appends the rows of the step as well. Its work items, each a row of the grid, are first those of the
+// append: K, then V, of each token, a block a KV head. Then those of attention: a block has at most kTokenColumns query
+// heads of one KV head for one token, and what lies in one form in one split: its coded rows, sinks or recent rows.
+// They are counted by token, of them first the splits' coded rows, then sinks, then recent rows. Always into partials.
+//
+// Blocks take the items in the order in which they begin. Those that read rows of the step wait until the rows of their
+// KV head are there, when they have done what they can without; the others wait for nothing. Launches of a part of the
+// items come one after another, and none begins before the one in front has ended.
 constexpr uint32_t kTokenThreads = 256, kTokenColumns = 4;
 constexpr uint32_t kTokenTiles = kSplitPositions / kPagePositions;  // a warp each
 constexpr uint32_t kRowStages = 8, kRowStageBytes = 4096;           // of V rows on their way, where they are floats
@@ -366,6 +377,7 @@ struct TokenRoom {
     uint32_t block, places, nodes, top, rescale, sum, unit, scores;
     uint32_t queries, rows;
     uint32_t query_scales, weights, marks, sums, table;
+    uint32_t ticket;  // behind what any block has, of the append too
     uint32_t bytes;
     uint32_t query_pitch;  // bytes, of integers
 };
@@ -398,12 +410,16 @@ KEEL_DEVICE constexpr TokenRoom token_room() {
     room.sums = place(&integers, kTokenTiles * kTokenColumns * kTokenSumPitch * 4);
     room.table = place(&integers, kTrellisTableBytes);
     room.bytes = floats > integers ? floats : integers;
+    room.ticket = place(&room.bytes, 4);
     return room;
 }
 static_assert(token_room().bytes <= kMostSharedBytes);
+static_assert(lattice_room(kernels::kMaxHeadDim).bytes <= token_room().ticket &&
+              trellis_room(kernels::kMaxHeadDim).bytes <= token_room().ticket);
 
 // Sets what attend_token needs of a step of `tokens` tokens, of which the longest session has `positions`.
 constexpr void fit_tokens(AttentionArgs* a, uint32_t tokens, uint32_t positions) {
+    a->tokens = tokens;
     a->kind = AttentionKind::kToken;
     a->columns = kTokenColumns;
     a->group = a->shape.heads / a->shape.kv_heads;
@@ -412,7 +428,7 @@ constexpr void fit_tokens(AttentionArgs* a, uint32_t tokens, uint32_t positions)
     a->splits = divide_up(positions, kSplitPositions);
     a->token_blocks = a->splits + (a->places.sink_tokens ? 1 : 0) +
                       (a->places.recent_tokens ? a->places.recent_tokens / kSplitPositions + 2 : 0);
-    a->block_end = tokens * a->token_blocks;
+    a->block_end = tokens * (2 + a->token_blocks);
 }
 constexpr LaunchShape token_shape(const AttentionArgs& a) {
     return {a.shape.kv_heads * a.head_tiles, a.block_end - a.block_begin, kTokenThreads, token_room().bytes};

@@ -2,10 +2,14 @@
 // one split, or what lies in f16 of it. Eight warps: all of the split's scores are there at once, and a tile each
 // warp's.
 //
+// Blocks in front of these append the step's rows. Who reads those waits for them alone, as late as it can: meanwhile
+// the others, and its own warps, work on older positions. Query heads are made ready by every block that takes them.
+//
 // What a chain of the contract runs through are the sixteen lanes of a score, eight tiles of an output, and of V as
 // floats all positions. Everything else is done by all warps side by side.
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/exp_below.h"
+#include "kernels/cuda/kv_append.cuh"
 
 namespace keel::cuda {
 namespace {
@@ -101,9 +105,6 @@ struct TokenBlock {
         const Range r = cut(seen, first + tile * kTile, kTile);
         return r.empty() || page == kNone ? Range{0, 0} : r;
     }
-    KEEL_GPU const float* q(uint32_t column) const {
-        return args.qkv.row + token * args.qkv.stride + (first_head + column) * args.shape.head_dim;
-    }
 };
 
 // K or V rows of a tile: one behind another in a page, or wherever the token has them.
@@ -111,7 +112,7 @@ struct TokenRows {
     const uint8_t *codes, *scales;  // of the first one; where they are apart, of page 0
     uint32_t code_bytes, scale_bytes;
     uint64_t page_stride;
-    const uint32_t* place;  // null: one behind another
+    uint32_t place;  // where they are listed; kNone: one behind another
 
     // In pages of the block's view; in those of coded rows.
     KEEL_GPU TokenRows(const TokenBlock& b, const KvRows& rows, uint32_t tile, uint32_t page)
@@ -119,15 +120,17 @@ struct TokenRows {
     KEEL_GPU TokenRows(const TokenBlock& b, const KvRows& rows, const uint8_t* pages, uint64_t page_stride,
                        uint32_t tile, uint32_t page)
         : code_bytes(rows.code_bytes), scale_bytes(rows.scale_bytes), page_stride(page_stride) {
-        place = b.apart(tile) ? b.places() + tile * kTile : nullptr;
-        const uint8_t* base = pages + b.kv_head * rows.head_bytes + (place ? 0 : page) * page_stride;
+        place = b.apart(tile) ? tile * kTile : kNone;
+        const uint8_t* base = pages + b.kv_head * rows.head_bytes + (apart() ? 0 : page) * page_stride;
         codes = base + rows.codes;
         scales = base + rows.scales;
     }
+    KEEL_GPU bool apart() const { return place != kNone; }
     KEEL_GPU const uint8_t* row(const uint8_t* plane, uint32_t bytes, uint32_t j) const {
-        if (!place) [[likely]]
+        if (!apart()) [[likely]]
             return plane + j * bytes;
-        return plane + place[j] / kTile * page_stride + place[j] % kTile * bytes;
+        const uint32_t at = TokenBlock::places()[place + j];
+        return plane + at / kTile * page_stride + at % kTile * bytes;
     }
     KEEL_GPU const uint8_t* code(uint32_t j) const { return row(codes, code_bytes, j); }
     KEEL_GPU const uint8_t* scale(uint32_t j) const { return row(scales, scale_bytes, j); }
@@ -145,6 +148,7 @@ struct TokenLater {
     uint32_t token, kv_head, first_head, heads, first;
     Range seen;
     uint32_t tail_first;
+    uint32_t older;  // rows of the split in front of those of the step; of floats all, if none of these is read
     uint32_t page[kTiles];
 };
 static_assert(sizeof(TokenLater) <= 80);
@@ -157,6 +161,18 @@ KEEL_GPU TokenBlock coded_block_later(const AttentionArgs& args) {
 }
 KEEL_GPU float* partial_of(const AttentionArgs& args, uint32_t column) {
     return later().to + uint64_t{column} * args.partial_slots * (args.shape.head_dim + kPartialState);
+}
+// Until the rows of the step are there; a warp.
+KEEL_GPU void await_rows(const AttentionArgs& args) {
+    await_count(args.counts + 1 + later().kv_head, 2 * args.tokens);
+}
+// Head `column` of the block, by a warp, where its scores come later. Coefficients of a removed mean are where its
+// results come.
+KEEL_GPU const float* query_of_column(const TokenBlock& b, uint32_t column) {
+    float* x = b.scores(column);
+    take_head(b.args, b.token, b.first_head + column, x);
+    prepare_query(b.args, b.kv_head, x, partial_of(b.args, column));
+    return x;
 }
 KEEL_GPU void store_state(const AttentionArgs& args, uint32_t column) {
     using b = TokenBlock;
@@ -191,10 +207,7 @@ KEEL_GPU uint32_t seen_weights(uint32_t lane, uint32_t first, Range seen) {
 KEEL_GPU void change_scores(const TokenBlock& b, uint32_t tile, uint32_t lane) {
     const AttentionArgs& args = b.args;
     const uint32_t column = lane / 8;
-    const float* coefficients =
-        args.means.pairs && column < b.heads
-            ? args.mean.row + b.token * args.mean.stride + uint64_t{b.first_head + column} * 2 * args.means.pairs
-            : nullptr;
+    const float* coefficients = args.means.pairs && column < b.heads ? partial_of(args, column) : nullptr;
     KEEL_NO_UNROLL
     for (uint32_t i = 0; i < 8; ++i) {
         const uint32_t j = weight_position(lane, i);
@@ -305,10 +318,10 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
     const uint32_t stage_shift = n <= 64 ? 5 : n <= 128 ? 4 : 3, stage_rows = 1u << stage_shift;
     const uint32_t stage_begin = begin >> stage_shift, stage_end = (end + stage_rows - 1) >> stage_shift;
     const bool copies = thread < stage_rows * (n / 8);
-    const auto copy_stage = [&](uint32_t s) {
+    const auto copy_stage = [&](uint32_t s, uint32_t stages) {
         const uint32_t j = s << stage_shift, page = shuffle(own_page, j / kTile % kTiles);
         // Sinks have no rows behind those that are seen.
-        if (copies && s < stage_end && page != kNone && thread * 16 < (end - j) * v.row_bytes) {
+        if (copies && s < stages && page != kNone && thread * 16 < (end - j) * v.row_bytes) {
             const uint8_t* from = v.row(page, j % kTile) + thread * 16;
             if (b.apart(j / kTile)) [[unlikely]]
                 from = v.row_apart(j + thread / (n / 8)) + thread % (n / 8) * 16;
@@ -316,8 +329,11 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
         }
         copy_commit();
     };
+    // At first those without rows of the step.
+    const uint32_t stage_older = later().older >> stage_shift;
     KEEL_NO_UNROLL
-    for (uint32_t i = 0; i < kRowStages - 1; ++i) copy_stage(stage_begin + i);
+    for (uint32_t i = 0; i < kRowStages - 1; ++i)
+        copy_stage(stage_begin + i, stage_end < stage_older ? stage_end : stage_older);
 
     // K.
     const uint32_t t = lane % 8, r0 = lane / 8, parts = divide_up(n, 16 * kChunks);
@@ -330,7 +346,7 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
         KEEL_UNROLL
         for (uint32_t r = 0; r < kRows; ++r) {
             const uint32_t j = p % 4 * 16 + 4 * r + r0;
-            from[r] = k.row(page == kNone ? 0 : page, j < last ? j : last) + 4 * t;
+            from[r] = k.row(page, j < last ? j : last) + 4 * t;
         }
         if (b.apart(p / 4)) [[unlikely]] {
             KEEL_UNROLL
@@ -338,8 +354,7 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
         }
     };
     uint32_t word[kRows][kChunks];
-    uint32_t p = begin / 16 + warp;
-    if (p < sixteens) {
+    const auto begin_with = [&](uint32_t p) {
         look_at(p);
         KEEL_UNROLL
         for (uint32_t i = 0; i < kChunks; ++i) {
@@ -347,14 +362,29 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
             KEEL_UNROLL
             for (uint32_t r = 0; r < kRows; ++r) word[r][i] = load<uint32_t>(from[r] + 32 * i);
         }
-    }
-    for (uint32_t i = thread; i < n * kColumns; i += kTokenThreads) {
-        const uint32_t column = i % kColumns, e = i / kColumns;
-        queries[((e / 16 * 2 + e % 2) * 8 + e / 2 % 8) * kColumns + column] = column < b.heads ? b.q(column)[e] : 0.0f;
+    };
+    // Whether sixteen rows are there from the beginning, and may be brought ahead.
+    const auto ahead = [&](uint32_t p) { return p < sixteens && 16 * p + 16 <= later().older; };
+    // The first one of the warp's from p on that has a page.
+    const auto there = [&](uint32_t p) {
+        while (p < sixteens && shuffle(own_page, p / 4) == kNone) p += kTiles;
+        return p;
+    };
+    uint32_t p = there(begin / 16 + warp);
+    if (ahead(p)) begin_with(p);
+    if (warp < kColumns) {
+        const float* q = warp < b.heads ? query_of_column(b, warp) : nullptr;
+        for (uint32_t e = lane; e < n; e += 32)
+            queries[((e / 16 * 2 + e % 2) * 8 + e / 2 % 8) * kColumns + warp] = q ? q[e] : 0.0f;
     }
     sync_block();
     KEEL_NO_UNROLL
-    for (; p < sixteens; p += kTiles) {
+    for (uint32_t next; p < sixteens; p = next) {
+        next = there(p + kTiles);
+        if (!ahead(p)) [[unlikely]] {
+            await_rows(b.args);
+            begin_with(p);
+        }
         float sums[kRows][kColumns][2] = {};
         KEEL_NO_UNROLL
         for (uint32_t part = 0; part < parts; ++part) {
@@ -364,7 +394,7 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
                 KEEL_UNROLL
                 for (uint32_t r = 0; r < kRows; ++r) from[r] += 32 * kChunks;
             } else {
-                look_at(p + kTiles < sixteens ? p + kTiles : p);
+                look_at(ahead(next) ? next : p);
                 coming = n;
             }
             const float* part_query = query + part * (kChunks * 16 * kColumns);
@@ -425,6 +455,11 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
         }
     }
     sync_block();
+    // Who had the scores of the step's rows waited for them. Stages that were left out are groups of copies behind the
+    // others, as many as were empty.
+    KEEL_NO_UNROLL
+    for (uint32_t s = stage_older < stage_begin ? stage_begin : stage_older; s < stage_begin + kRowStages - 1; ++s)
+        copy_stage(s, stage_end);
 
     soften_tile(b, warp, b.tile_range(warp, shuffle(own_page, warp)));
 
@@ -436,7 +471,7 @@ KEEL_GPU void attend_floats(const TokenBlock& b, uint32_t own_page) {
     for (uint32_t s = stage_begin; s < stage_end; ++s) {
         copy_wait<kRowStages - 2>();
         sync_block();
-        copy_stage(s + kRowStages - 1);
+        copy_stage(s + kRowStages - 1, stage_end);
         const uint32_t first = s << stage_shift, tile = first / kTile;
         const float* by = b.rescale() + tile * kColumns;
         if (thread >= n || by[0] == kUnseen) continue;
@@ -506,7 +541,7 @@ KEEL_GPU void quantize_columns(const TokenBlock& b, KvFormat coded) {
     const auto put = [&](uint32_t i, int8_t v) { q8[even_odd ? i / 8 * 8 + i % 2 * 4 + i % 8 / 2 : i] = v; };
     for (uint32_t i = lane + (column < b.heads ? n : 0); i < wide; i += 32) put(i, 0);
     if (column >= b.heads) return;
-    quantize_query(b.q(column), block, scales, b.query_scales(column), put);
+    quantize_query(query_of_column(b, column), block, scales, b.query_scales(column), put);
 }
 
 // BYTES bytes of a row, which may begin up to MOST_SKIPPED bytes into a word: whole words are loaded.
@@ -1130,8 +1165,7 @@ KEEL_GPU TokenRows coded_rows(const TokenBlock& b, const KvRows& rows, uint32_t 
 KEEL_GPU void attend_integers(const TokenBlock& b, uint32_t page) {
     const AttentionArgs& args = b.args;
     const KvPlaces& places = args.places;
-    const KvFormat k_format = coded_as(places.k.format), v_format = coded_as(places.v.format);
-    const bool one_scale = family_of(v_format) != KvFamily::kBlock32;
+    const KvFormat k_format = coded_as(places.k.format);
     const auto fill_table = [&](KvFormat format) {
         if (family_of(format) == KvFamily::kTrellis) fill_trellis_table(bits_of(format), b.table(), kTokenThreads);
     };
@@ -1142,20 +1176,24 @@ KEEL_GPU void attend_integers(const TokenBlock& b, uint32_t page) {
             for (uint32_t i = 128 * lane; i < kTile * rows.code_bytes; i += 128 * kWarp) prefetch(rows.codes + i);
             if (128 * lane < kTile * rows.scale_bytes) prefetch(rows.scales + 128 * lane);
         };
-        if (page != kNone && !k.place) {
+        if (page != kNone && !k.apart()) {
             ask_for(k);
             ask_for(coded_rows(b, places.v, tile, page));
         }
         quantize_columns(b, k_format);
         fill_table(k_format);
         sync_block();
-        if (page != kNone && k.place) [[unlikely]]
+        // Rows that are not seen are read as well.
+        if (page != kNone && (tile + 1) * kTile > later().older) await_rows(args);
+        if (page != kNone && k.apart()) [[unlikely]]
             score_keys_apart(b, tile, k_format, k);
         else if (page != kNone)
             for_read_format<true>(k_format, [&]<KvFormat F>() { score_keys<F>(b, tile, k); });
     }
     const uint32_t tile = thread_x_again() / 32;
     const bool there = later().page[tile] != kNone;
+    const KvFormat v_format = coded_as(places.v.format);
+    const bool one_scale = family_of(v_format) != KvFamily::kBlock32;
     {
         const TokenBlock late = coded_block_later(args);
         uint32_t field[8] = {};
@@ -1174,7 +1212,7 @@ KEEL_GPU void attend_integers(const TokenBlock& b, uint32_t page) {
         if (from) sync_block();
         const TokenBlock late = coded_block_later(args);
         const TokenRows v = coded_rows(late, places.v, tile, later().page[tile]);
-        if (there && v.place) [[unlikely]] {
+        if (there && v.apart()) [[unlikely]] {
             sum_values_apart(late, tile, v_format, v, from);
         } else if (there) {
             for_read_format<true>(v_format, [&]<KvFormat F>() {
@@ -1192,14 +1230,25 @@ KEEL_GPU void attend_integers(const TokenBlock& b, uint32_t page) {
 
 }  // namespace
 
-// Where it works is worked out while the launch in front, which appends the step's rows, still runs.
+// Where it works is worked out while the launch in front still runs.
 KEEL_GPU_EARLY_KERNEL_OF(attend_token, 2) {
     const Heads& s = args.shape;
     const KvPlaces& places = args.places;
-    uint32_t head_tile = 0, kv_head = block_x(), token = 0, part = args.block_begin + block_y();
+    const uint32_t ticket =
+        take_ticket(args.counts, grid_x() * (args.block_end - args.block_begin), TokenBlock::at<uint32_t>(kAt.ticket));
+    const uint32_t item = args.block_begin + ticket / grid_x(), of_append = 2 * args.tokens;
+    uint32_t head_tile = 0, kv_head = ticket % grid_x(), token = 0, part = item - of_append;
     if (args.head_tiles > 1) {
-        kv_head = block_x() / args.head_tiles;
-        head_tile = block_x() % args.head_tiles;
+        head_tile = kv_head % args.head_tiles;
+        kv_head /= args.head_tiles;
+    }
+    if (item < of_append) {
+        wait_for_launch(began);
+        if (head_tile) return;
+        const uint32_t head = s.heads + item % 2 * s.kv_heads + kv_head;
+        if (thread_x() < kWarp) take_head(args, item / 2, head, reinterpret_cast<float*>(shared_memory()));
+        append_row(args, item / 2, kv_head, item % 2);
+        return raise_count(args.counts + 1 + kv_head);
     }
     for (; part >= args.token_blocks; ++token) part -= args.token_blocks;
     const uint32_t left = args.group - head_tile * args.tile_heads, of_sinks = places.sink_tokens ? 1 : 0;
@@ -1216,6 +1265,12 @@ KEEL_GPU_EARLY_KERNEL_OF(attend_token, 2) {
     b.seen = cut(all, b.first, kSplitPositions);
     if (b.seen.empty()) return wait_for_launch(began);
     b.tail_first = args.step.tail_first[b.session];
+    // Slots are positions in front of a tail.
+    uint32_t step_first = b.tail_first;
+    for (uint32_t t = 0; t < args.tokens; ++t) {
+        const uint32_t session = args.step.session[t], slot = args.step.slot[t];
+        step_first = session == b.session && slot < step_first ? slot : step_first;
+    }
     const uint8_t* window = places.base + places.windows + args.step.session_index[b.session] * places.window_stride;
     b.pages = b.view == kSinks ? window : places.base + (b.view == kCoded ? places.pages : places.step_rows);
     b.page_stride = b.view == kCoded ? places.page_stride : 0;
@@ -1242,8 +1297,8 @@ KEEL_GPU_EARLY_KERNEL_OF(attend_token, 2) {
             if (b.view == kRecent) place = args.step.recent[b.session].row_of(at);
             b.places()[j] = place;
         }
-        sync_block();
     }
+    const bool integers = b.view == kCoded && places.k.format != kKvF16;
     // Lane i has the page of tile i, of eight; kNone: nothing is seen of it.
     const uint32_t own = thread_x() % kTiles, first = b.first + own * kTile;
     uint32_t page = kNone;
@@ -1260,9 +1315,12 @@ KEEL_GPU_EARLY_KERNEL_OF(attend_token, 2) {
         l.first = b.first;
         l.seen = b.seen;
         l.tail_first = b.tail_first;
+        l.older = b.view == kRecent || step_first < b.first ? 0 : step_first - b.first;
+        if (!integers && l.older >= b.seen.end - b.first) l.older = kSplitPositions;
     }
+    sync_block();
     wait_for_launch(began);
-    if (b.view == kCoded && places.k.format != kKvF16)
+    if (integers)
         attend_integers(b, shuffle(page, thread_x() / 32));
     else
         attend_floats(b, page);

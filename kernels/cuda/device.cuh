@@ -153,6 +153,30 @@ KEEL_GPU bool last_of_blocks(uint32_t* counter, uint32_t share, uint32_t all) {
 KEEL_GPU void sync_warp() {
     __syncwarp();
 }
+// Called once by all threads of a block: the number of the block in the order in which those of its launch begin. So a
+// block may wait for what those with lower numbers do: they have begun, in whatever order that is. `told` is a word of
+// shared memory, and the counter 0 before the launch and again when all its `blocks` have begun.
+KEEL_GPU uint32_t take_ticket(uint32_t* counter, uint32_t blocks, uint32_t* told) {
+    if (threadIdx.x == 0) *told = atomicInc(counter, blocks - 1);
+    __syncthreads();
+    return __shfl_sync(~0u, *told, 0);
+}
+// Called by all threads of a block: adds one to a counter, 0 at first, for all that they wrote before, which is there
+// for who awaits the counter: a warp, until all blocks that raise it have.
+KEEL_GPU void raise_count(uint32_t* counter) {
+    __syncthreads();
+    if (threadIdx.x) return;
+    __threadfence();
+    atomicAdd(counter, 1);
+}
+KEEL_GPU void await_count(const uint32_t* counter, uint32_t all) {
+    if (threadIdx.x % 32 == 0) {
+        uint32_t now;
+        do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
+        while (now < all);
+    }
+    __syncwarp();
+}
 // Warps of a block that work one after another: warp `to`, of eight at most, may go on from await_turn(to), and finds
 // what this warp and those before it wrote. It has taken the turn before. The turn of warp 0 is the barrier of
 // sync_block: no warp comes there before that is over. Barriers whose number is in a register take all sixteen of a
@@ -384,6 +408,15 @@ KEEL_GPU bool last_of_blocks(uint32_t* counter, uint32_t share, uint32_t all, KE
 }
 KEEL_GPU void sync_warp(KEEL_SITE) {
     simt::warp_barrier({file, line});
+}
+KEEL_GPU uint32_t take_ticket(uint32_t* counter, uint32_t blocks, uint32_t* told, KEEL_SITE) {
+    return simt::take_ticket(counter, blocks, told, {file, line});
+}
+KEEL_GPU void raise_count(uint32_t* counter, KEEL_SITE) {
+    simt::raise_count(counter, {file, line});
+}
+KEEL_GPU void await_count(const uint32_t* counter, uint32_t all, KEEL_SITE) {
+    simt::await_count(counter, all, {file, line});
 }
 KEEL_GPU void pass_turn(uint32_t to, KEEL_SITE) {
     simt::pass_turn(to, {file, line});

@@ -127,9 +127,9 @@ KEEL_GPU void encode_block32_warp(const float* x, uint32_t n, uint8_t* codes, ui
     });
 }
 
-// Rows of a lattice, by all threads of a block: every half-warp tries a step, a lane a block of 8 or every sixteenth
-// one.
-static_assert(kAppendThreads / 16 == kE8Steps);
+// Rows of a lattice, by all threads of a block: every half-warp tries a step, as long as there are some, a lane a block
+// of 8 or every sixteenth one.
+static_assert(kAppendThreads / 16 == kE8Steps && kE8Steps % 2 == 0);
 KEEL_GPU void encode_e8(float* x, uint32_t n, int bits, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
     const LatticeRoom at = lattice_room(n);
     const uint32_t step = thread_x() / 16, lane = thread_x() % 16;
@@ -148,35 +148,38 @@ KEEL_GPU void encode_e8(float* x, uint32_t n, int bits, KvScaleMode mode, uint8_
                            scales);
         return;
     }
-    const float factor = fma_f32(static_cast<float>(step), kE8NextStep, kE8FirstStep);
-    const float inverse = 1.0f / mul_f32(mul_f32(row->rms, kE8Step[bits]), factor);
-    KEEL_NO_UNROLL
-    for (uint32_t b = lane; b < n / 8; b += 16) {
-        float y[8];
-        uint8_t own[8];
-        int coset = 0;
-        KEEL_UNROLL
-        for (uint32_t e = 0; e < 8; ++e) y[e] = mul_f32(x[8 * b + e], inverse);
-        nearest_e8(y, bits, own, &coset);
-        KEEL_UNROLL
-        for (uint32_t e = 0; e < 8; ++e) {
-            u[step * n + 8 * b + e] = own[e];
-            c[8 * b + e] = static_cast<float>(e8_integer(own[e], coset, bits));
+    if (step < kE8Steps) {
+        const float factor = fma_f32(static_cast<float>(step), kE8NextStep, kE8FirstStep);
+        const float inverse = 1.0f / mul_f32(mul_f32(row->rms, kE8Step[bits]), factor);
+        KEEL_NO_UNROLL
+        for (uint32_t b = lane; b < n / 8; b += 16) {
+            float y[8];
+            uint8_t own[8];
+            int coset = 0;
+            KEEL_UNROLL
+            for (uint32_t e = 0; e < 8; ++e) y[e] = mul_f32(x[8 * b + e], inverse);
+            nearest_e8(y, bits, own, &coset);
+            KEEL_UNROLL
+            for (uint32_t e = 0; e < 8; ++e) {
+                u[step * n + 8 * b + e] = own[e];
+                c[8 * b + e] = static_cast<float>(e8_integer(own[e], coset, bits));
+            }
+            cosets[step * (n / 8) + b] = static_cast<uint8_t>(coset);
         }
-        cosets[step * (n / 8) + b] = static_cast<uint8_t>(coset);
-    }
-    sync_warp();
-    const float xc = dot_warp(x, c, n), cc = dot_warp(c, c, n);
-    if (lane == 0) {
-        fits[3 * step] = xc > 0.0f ? mul_f32(xc, xc) / cc : 0.0f;
-        fits[3 * step + 1] = xc;
-        fits[3 * step + 2] = cc;
+        sync_warp();
+        const float xc = dot_warp(x, c, n), cc = dot_warp(c, c, n);
+        if (lane == 0) {
+            fits[3 * step] = xc > 0.0f ? mul_f32(xc, xc) / cc : 0.0f;
+            fits[3 * step + 1] = xc;
+            fits[3 * step + 2] = cc;
+        }
     }
     sync_block();
     uint32_t kept = 0;
     for (uint32_t i = 1; i < kE8Steps; ++i)
         if (fits[3 * i] > fits[3 * kept]) kept = i;
-    for (uint32_t b = thread_x(); b < n / 8; b += kAppendThreads)
+    static_assert(kMaxHeadDim / 8 <= kAppendThreads);
+    if (const uint32_t b = thread_x(); b < n / 8)
         pack_e8(u + kept * n + 8 * b, cosets + kept * (n / 8) + b, 8, static_cast<uint32_t>(bits),
                 codes + b * static_cast<uint32_t>(bits));
     if (thread_x() == 0)
@@ -281,10 +284,11 @@ KEEL_GPU void encode_f16(const float* x, uint32_t n, uint8_t* codes) {
     for (uint32_t i = thread_x() % 32; i < n; i += 32) kv_store_u16(codes + 2 * i, f32_to_f16(x[i]));
 }
 
-// Codes row x, which lies at the beginning of shared memory and is spent. All threads of the block call it, and have
-// not met since the first warp wrote the row.
-KEEL_GPU void encode_row(KvFormat format, float* x, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
+// Codes the row that lies at the beginning of shared memory and is spent. All threads of the block call it, and have
+// not met since the first warp wrote the row. It is called, so that it takes no registers of what stands beside it.
+KEEL_GPU_CALLED void encode_row(KvFormat format, uint32_t n, KvScaleMode mode, uint8_t* codes, uint8_t* scales) {
     const KvFormatInfo& info = kKvFormats[format];
+    float* x = reinterpret_cast<float*>(shared_memory());
     if (info.family == KvFamily::kLattice) return encode_e8(x, n, info.bits, mode, codes, scales);
     if (thread_x() >= 32) return;
     if (info.family == KvFamily::kBlock32)

@@ -328,6 +328,8 @@ void OpBuilder::kv_append(const Buf& qkv, uint32_t set) {
     op.state = write(&op, "attn_state", 2 * s_.heads);
     if (c_.kv_mean_pairs) op.mean = write(&op, "attn_mean", 2 * s_.heads * c_.kv_mean_pairs);
     op.rope_set = static_cast<uint8_t>(set);
+    op.k_format = formats.k;
+    op.v_format = formats.v;
     op.rows = 2 * s_.kv_dim();
     op.k = s_.head_dim;
     op.token_bytes = uint64_t{op.rows} * 4 + uint64_t{s_.kv_heads} * (row_bytes(formats.k) + row_bytes(formats.v));
@@ -345,6 +347,9 @@ Buf OpBuilder::attention(const char* name, const Buf& qkv, uint32_t set, uint32_
     }
     op.out = write(&op, name, s_.q_dim());
     op.rope_set = static_cast<uint8_t>(set);
+    const KvLayerFormats& formats = c_.kv.formats(static_cast<uint32_t>(layer_));
+    op.k_format = formats.k;
+    op.v_format = formats.v;
     op.window = window;
     op.rows = s_.q_dim();
     op.k = s_.head_dim;

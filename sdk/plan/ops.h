@@ -80,10 +80,11 @@ struct Op {
     BufferId more[kMaxTerms - 1];  // mix: further terms; smear, head_gate: gates; exclude: q, k and v. kNoBuffer: none
     uint8_t site;                  // keel_lab_site, where its output is what the row tap shows
     uint8_t rope_set;              // rope, kv_append, attention
-    bool host;                     // computed in host memory
-    bool accumulate;               // matmul: adds to out
-    bool repacked;                 // matmul, embed: w is repacked (WeightUse)
-    bool to_logits;                // rows of the step are those with logits, output is the sessions' logits rows
+    kernels::KvFormat k_format, v_format;  // kv_append, attention: of the layer's rows
+    bool host;                             // computed in host memory
+    bool accumulate;                       // matmul: adds to out
+    bool repacked;                         // matmul, embed: w is repacked (WeightUse)
+    bool to_logits;  // rows of the step are those with logits, output is the sessions' logits rows
     keel_low_rank_reason low_rank_reason;
     float low_rank_error;
     keel_repack_skip repack_skip;

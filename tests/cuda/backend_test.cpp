@@ -323,12 +323,13 @@ std::vector<keel_lab_op_time> op_times(Engine& engine) {
 }
 
 // A dispatch that takes longer than a tile is launched in several ranges of its work items, with the same bits.
+// Of two formats, the second of which attend_token reads: it appends too.
 TEST(CudaBackend, TilesCutADispatch) {
     struct Life {
         std::vector<float> logits;
         std::map<std::string, uint32_t> launches;  // by kernel
     };
-    const auto live_with = [](uint32_t tile_us, uint64_t budget_us) {
+    const auto live_with = [](keel_kv_format v_format, uint32_t tile_us, uint64_t budget_us) {
         Life life;
         FakeDriver::get().launch_ns = [&life](const std::string& kernel) {
             ++life.launches[kernel];
@@ -338,6 +339,7 @@ TEST(CudaBackend, TilesCutADispatch) {
         config.context_tokens = 1024;
         config.chunk_tokens = 256;
         config.k_format = KEEL_KV_Q8_0;
+        config.v_format = v_format;
         config.tile_us = tile_us;
         Engine engine(keel_test::source_path(kWideModel), config);
         for (const uint32_t count : {530u, 3u, 1u}) {
@@ -353,20 +355,24 @@ TEST(CudaBackend, TilesCutADispatch) {
         return life;
     };
     FakeDriver::get().commands_per_query = 1000;
-    const Life whole = live_with(250, 0), cut = live_with(1, 1);
-    EXPECT_EQ(cut.logits, whole.logits);
-    for (const auto& [kernel, launches] : whole.launches) {
-        if (kernel == "nothing") continue;
-        const auto found = cut.launches.find(kernel);
-        ASSERT_NE(found, cut.launches.end()) << kernel;
-        EXPECT_GE(found->second, launches) << kernel;
+    for (const keel_kv_format v_format : {KEEL_KV_F16, KEEL_KV_Q8_0}) {
+        const bool by_tokens = v_format == KEEL_KV_Q8_0;
+        const Life whole = live_with(v_format, 250, 0), cut = live_with(v_format, 1, 1);
+        EXPECT_EQ(cut.logits, whole.logits);
+        for (const auto& [kernel, launches] : whole.launches) {
+            if (kernel == "nothing") continue;
+            const auto found = cut.launches.find(kernel);
+            ASSERT_NE(found, cut.launches.end()) << kernel;
+            EXPECT_GE(found->second, launches) << kernel;
+        }
+        for (const char* kernel : {"product_prompt_Q8_0", by_tokens ? "attend_blocks_64" : "attend_32",
+                                   by_tokens ? "attend_token" : "attend_8", "rms_norm", "kv_append", "attention_finish",
+                                   "embed_fragments_Q8_0", "rope_table"})
+            if (whole.launches.count(kernel))
+                EXPECT_GT(cut.launches.at(kernel), whole.launches.at(kernel)) << kernel;
+            else
+                ADD_FAILURE() << kernel << " did not run";
     }
-    for (const char* kernel : {"product_prompt_Q8_0", "attend_32", "attend_8", "rms_norm", "kv_append",
-                               "attention_finish", "embed_fragments_Q8_0", "rope_table"})
-        if (whole.launches.count(kernel))
-            EXPECT_GT(cut.launches.at(kernel), whole.launches.at(kernel)) << kernel;
-        else
-            ADD_FAILURE() << kernel << " did not run";
 }
 
 // How far a step is comes out of pinned memory: the driver is asked now and then, and a device that is lost is noticed.
@@ -406,13 +412,14 @@ TEST(CudaBackend, GraphsChangeNoBit) {
         std::vector<std::vector<float>> logits;
         uint64_t graph_launches = 0, launches = 0;
     };
-    const auto live_with = [](bool graphs) {
+    const auto live_with = [](bool graphs, keel_kv_format v_format) {
         keel_cuda_device device = KEEL_CUDA_DEVICE_INIT;
         device.graphs = graphs;
         keel_config config = small_config();
         config.context_tokens = 700;  // attention in two splits, the second of which nobody sees at first
         config.max_sessions = 4;
         config.k_format = KEEL_KV_TCQ_3;
+        config.v_format = v_format;
         config.kv_sink_tokens = 2;
         config.kv_recent_tokens = 6;
         config.backend_options = &device;
@@ -442,7 +449,7 @@ TEST(CudaBackend, GraphsChangeNoBit) {
         add(step(508, 3, 0));
         for (uint32_t i = 0; i < 8; ++i) {  // across the end of a split
             add(step(1, i, i == 6 ? 1000000 : i == 7 ? 1 : 0));
-            EXPECT_EQ(op_times(e).size(), 18u);
+            EXPECT_EQ(op_times(e).size(), v_format == KEEL_KV_F16 ? 18u : 16u) << "the append is attention's";
         }
         while (open.size() < 4) {
             keel_session other;
@@ -457,14 +464,17 @@ TEST(CudaBackend, GraphsChangeNoBit) {
         life.launches = FakeDriver::get().launches - launches;
         return life;
     };
-    const Life plain = live_with(false);
-    FakeDriver::reset();
-    const Life graphs = live_with(true);
-    ASSERT_EQ(graphs.logits.size(), plain.logits.size());
-    for (size_t i = 0; i < plain.logits.size(); ++i) EXPECT_EQ(graphs.logits[i], plain.logits[i]) << i;
-    EXPECT_EQ(plain.graph_launches, 0u);
-    EXPECT_EQ(graphs.graph_launches, 7u + 2);  // one decoding session but for the cut step; two and four
-    EXPECT_LT(graphs.launches, plain.launches * 2 / 3);
+    for (const keel_kv_format v_format : {KEEL_KV_F16, KEEL_KV_E8_4}) {
+        FakeDriver::reset();
+        const Life plain = live_with(false, v_format);
+        FakeDriver::reset();
+        const Life graphs = live_with(true, v_format);
+        ASSERT_EQ(graphs.logits.size(), plain.logits.size());
+        for (size_t i = 0; i < plain.logits.size(); ++i) EXPECT_EQ(graphs.logits[i], plain.logits[i]) << i;
+        EXPECT_EQ(plain.graph_launches, 0u);
+        EXPECT_EQ(graphs.graph_launches, 7u + 2);  // one decoding session but for the cut step; two and four
+        EXPECT_LT(graphs.launches, plain.launches * 2 / 3);
+    }
 }
 
 // What is in flight counts against the budget of later calls: no more than that and one tile.
@@ -564,6 +574,32 @@ TEST(CudaBackend, LaunchesAreNoLargerThanAGrid) {
     }
     EXPECT_EQ(next, 150000u);
     EXPECT_EQ(ranges[1], (std::vector<std::pair<uint32_t, uint32_t>>{{0, 7}}));
+}
+
+// Launches of parts of attention's work, which count their blocks in one place, do not overlap.
+TEST(CudaBackend, PartsOfAttentionRunOneAfterAnother) {
+    FakeDriver::reset();
+    const auto device = std::make_unique<keel::CudaDevice>();
+    keel::platform::cuda::Driver& driver = device->cuda.driver;
+    ASSERT_EQ(keel::platform::cuda::load_driver(&driver), nullptr);
+    device->cuda.overlaps = true;
+    device->behind_launch = true;
+    keel::platform::cuda::Module module;
+    driver.module_load(&module, nullptr);
+    driver.module_function(&device->function[keel::cuda::kernel_attend_token], module, "attend_token");
+    driver.stream_create(&device->stream, 0, 0);
+    uint32_t counts[2] = {};
+    keel::cuda::AttentionArgs a = {};
+    a.shape = {1, 1, 64, 0, false};
+    a.counts = counts;
+    fit_tokens(&a, 1, 1);
+    for (const uint32_t begin : {0u, 1u, 2u}) {
+        a.block_begin = begin;
+        a.block_end = begin + 1;
+        ASSERT_EQ(keel::launch_rest(*device, {}, a), keel::platform::cuda::kSuccess);
+        EXPECT_EQ(FakeDriver::get().overlapping_launches, 1u) << "the first one";
+    }
+    FakeDriver::reset();
 }
 
 // Whatever fails in a draw inside keel_advance, its status says that the engine is poisoned.

@@ -5,7 +5,7 @@
 
 namespace keel_test {
 
-std::string launch_kernel(keel::cuda::KernelId id, keel::cuda::LaunchShape shape, const void* args, simt::Order) {
+std::string launch_kernel(keel::cuda::KernelId id, keel::cuda::LaunchShape shape, const void* args, simt::Order, bool) {
     static keel::platform::cuda::Function function[keel::cuda::kKernelCount];
     TestDevice& device = TestDevice::get();
     if (!function[id]) function[id] = device.kernel(keel_cuda_fatbin, keel::cuda::kKernels[id].name);

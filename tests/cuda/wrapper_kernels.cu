@@ -160,7 +160,7 @@ KEEL_GPU_KERNEL(wrapper_blocks_meet) {
     const uint32_t thread = grid_thread(), blocks = grid_x() * 2;
     args.out[2 * thread] = args.in[thread] * 3 + thread;
     args.out[2 * thread + 1] = 0;
-    if (!last_of_blocks(args.counter, 3, 3 * blocks)) return;
+    if (!last_of_blocks(args.counters, 3, 3 * blocks)) return;
     uint32_t* sums = reinterpret_cast<uint32_t*>(shared_memory());
     sums[thread_x()] = 0;
     for (uint32_t i = thread_x(); i < blocks * kWrapperThreads; i += kWrapperThreads)
@@ -168,6 +168,20 @@ KEEL_GPU_KERNEL(wrapper_blocks_meet) {
     sync_block();
     if (thread_x()) return;
     for (uint32_t i = 0; i < kWrapperThreads; ++i) args.out[1] += sums[i];
+}
+
+// The second half of the blocks, in the order in which they begin, add to what all of the first half left.
+KEEL_GPU_KERNEL(wrapper_blocks_wait) {
+    uint32_t* told = reinterpret_cast<uint32_t*>(shared_memory());
+    const uint32_t ticket = take_ticket(args.counters, 2 * grid_x(), told), half = grid_x();
+    const uint32_t thread = ticket * kWrapperThreads + thread_x();
+    uint32_t sum = args.in[thread];
+    if (ticket >= half) {
+        await_count(args.counters + 1, half);
+        for (uint32_t i = 0; i < half; ++i) sum = 3 * sum + args.out[(i + 1) * kWrapperThreads - 1 - thread_x()];
+    }
+    args.out[thread] = sum;
+    if (ticket < half) raise_count(args.counters + 1);
 }
 
 KEEL_WRAPPER(launch_waits) {

@@ -22,6 +22,7 @@
     X(warp_meets, 1, 1, kWords)    \
     X(turns, 1, 1, kWords)         \
     X(blocks_meet, 1, 2, kWords)   \
+    X(blocks_wait, 1, 1, kWords)   \
     X(launch_waits, 1, 1, kWords)  \
     X(atomics, 2, 3, kWords)       \
     X(halves, 1, 4, kWords)        \
@@ -36,7 +37,7 @@ namespace keel::cuda {
 struct WrapperArgs {
     const uint32_t* in;  // [threads of the grid][words a thread reads], 16-byte aligned
     uint32_t* out;
-    uint32_t* counter;  // 0
+    uint32_t* counters;  // two, 0
 };
 constexpr uint32_t kWrapperThreads = 64;
 // Two groups of what every thread copies.

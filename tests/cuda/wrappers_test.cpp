@@ -83,14 +83,15 @@ TEST_P(Wrappers, EqualTheExecutor) {
         std::vector<uint32_t> got(threads * info.words_out, 0xa5a5a5a5u), want(got.size(), 0x5a5a5a5au);
         for (uint32_t i = 0; i < threads * info.words_in; ++i)
             reinterpret_cast<uint32_t*>(in.data())[i] = operand(info, i % info.words_in, random);
-        Buffer counter(4, 4);
-        *reinterpret_cast<uint32_t*>(counter.data()) = 0;
+        Buffer counters(8, 4);
+        memset(counters.data(), 0, 8);
         keel::cuda::WrapperArgs args = {reinterpret_cast<uint32_t*>(in.data()), want.data(),
-                                        reinterpret_cast<uint32_t*>(counter.data())};
+                                        reinterpret_cast<uint32_t*>(counters.data())};
         ASSERT_EQ(simt::launch(kOnExecutor[GetParam()], {shape.grid_x, shape.grid_y}, {shape.threads},
                                shape.shared_bytes, &args),
                   "");
         args.out = got.data();
+        memset(counters.data(), 0, 8);
         ASSERT_EQ(device.run(kernel, shape, &args), "");
         for (uint32_t t = 0; t < threads; ++t)
             ASSERT_TRUE(same(info.values, &got[t * info.words_out], &want[t * info.words_out], info.words_out))

@@ -17,7 +17,7 @@ using simt::Order;
 constexpr uint32_t kThreads = 64, kBlocks = 3;
 
 struct Outcome {
-    std::vector<uint32_t> out = std::vector<uint32_t>(kThreads * kBlocks + 1);
+    std::vector<uint32_t> out = std::vector<uint32_t>(kThreads * kBlocks + 2);
     std::string error;
 };
 Outcome run(simt::Kernel kernel, Options options = {}, uint32_t shared_bytes = 4 * kThreads * 4, uint32_t n = 0) {
@@ -47,8 +47,8 @@ TEST(Executor, OrdersDifferAndRunEveryThreadOnce) {
             options.seed = seed;
             Outcome r = run(writes_turn, options);
             EXPECT_EQ(r.error, "");
-            EXPECT_EQ(r.out.back(), kThreads * kBlocks);
-            EXPECT_EQ(std::set<uint32_t>(r.out.begin(), r.out.end() - 1).size(), kThreads * kBlocks);
+            EXPECT_EQ(r.out[kThreads * kBlocks], kThreads * kBlocks);
+            EXPECT_EQ(std::set<uint32_t>(r.out.begin(), r.out.end() - 2).size(), kThreads * kBlocks);
             seen.insert(r.out);
         }
     EXPECT_EQ(seen.size(), 4u) << "two of random orders, one of each of the others";
@@ -113,11 +113,32 @@ TEST(Executor, KnowsTheLastBlock) {
         options.order = order;
         const Outcome r = run(last_block_reads_all, options);
         EXPECT_EQ(r.error, "");
-        EXPECT_EQ(r.out.back(), 0u) << "the counter";
+        EXPECT_EQ(r.out[kThreads * kBlocks], 0u) << "the counter";
         uint32_t changed = 0;
         for (uint32_t i = 0; i < kThreads * kBlocks; ++i) changed += r.out[i] == (i ? i - 1 : kThreads * kBlocks - 1);
         EXPECT_EQ(changed, kThreads) << "one block's";
     }
+}
+
+TEST(Executor, BlocksWaitForThoseThatBegan) {
+    for (Order order : {Order::kForward, Order::kReverse, Order::kRandom})
+        for (const bool together : {false, true}) {
+            Options options;
+            options.order = order;
+            options.cooperative = together;
+            const auto of = [&](uint32_t wrong) {
+                return run(adds_to_the_first_block, options, 4 * kThreads * 4, wrong);
+            };
+            const Outcome r = of(0);
+            EXPECT_EQ(r.error, "");
+            EXPECT_EQ(r.out[kThreads * kBlocks], 0u) << "tickets";
+            EXPECT_EQ(r.out[kThreads * kBlocks + 1], 1u);
+            for (uint32_t i = 0; i < kThreads * kBlocks; ++i) EXPECT_EQ(r.out[i], i < kThreads ? 1u : 2u) << i;
+            EXPECT_TRUE(fails_with(of(3), "threads wait for others that never come"));
+            if (!together) {
+                EXPECT_TRUE(fails_with(of(4), "a counter is beyond all that is awaited"));
+            }
+        }
 }
 
 TEST(Executor, Votes) {

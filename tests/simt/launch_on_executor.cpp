@@ -2,9 +2,11 @@
 
 namespace keel_test {
 
-std::string launch_kernel(keel::cuda::KernelId id, keel::cuda::LaunchShape shape, const void* args, simt::Order order) {
+std::string launch_kernel(keel::cuda::KernelId id, keel::cuda::LaunchShape shape, const void* args, simt::Order order,
+                          bool together) {
     simt::Options options;
     options.order = order;
+    options.cooperative = together;
     return simt::launch(simt::kKernelTable[id], {shape.grid_x, shape.grid_y}, {shape.threads}, shape.shared_bytes, args,
                         options);
 }

@@ -14,13 +14,13 @@ import resource
 import subprocess
 import sys
 
-CALL = re.compile(r"\b(sync_block|sync_warp|sync_grid|pass_turn|await_turn|shuffle|ballot|last_of_blocks|copy_commit|copy_wait)\b\s*[(<]")
+CALL = re.compile(r"\b(sync_block|sync_warp|sync_grid|pass_turn|await_turn|shuffle|ballot|last_of_blocks|take_ticket|raise_count|await_count|copy_commit|copy_wait)\b\s*[(<]")
 TESTS = "-Executor.*:RaceChecker.*"  # which have mutations of their own
 # Tests that are asked first, by the file that has the line: most lines are caught by those of their own kernels.
 FIRST = {"attention.cu": "SimtAttention*", "attention.cuh": "SimtAttention*", "attention_decode.cu": "SimtAttention*",
          "attention_token.cu": "SimtAttention*", "attention_finish.cu": "SimtAttention*",
          "attention_prefill.cuh": "SimtAttention*", "attention_integers.cu": "SimtAttention*", "attention_halves.cu": "SimtAttention*",
-         "kv_row.cuh": "SimtAttention*", "kv_append.cu": "SimtAttention*", "sample.cu": "SimtSample*", "rows.cu": "SimtRows*", "products.cu": "SimtProducts*",
+         "kv_row.cuh": "SimtAttention*", "kv_append.cu": "SimtAttention*", "kv_append.cuh": "SimtAttention*", "sample.cu": "SimtSample*", "rows.cu": "SimtRows*", "products.cu": "SimtProducts*",
          "products_fragments.cu": "SimtFragments*", "products_token.cu": "SimtFragments*", "strips.cuh": "SimtFragments*",
          "products_prefill.cu": "SimtFragments*"}
 SECONDS = 60

@@ -1,8 +1,8 @@
 // Race checker: kernels compiled with -fsanitize=thread call the functions at the end of this file at every access of
 // memory; ThreadSanitizer's own runtime is not linked. Two accesses of a byte by different GPU threads, one of them a
 // write, need a barrier between them: of the warp for its lanes, of the block for its threads, of the grid for blocks;
-// or turns that warps of a block pass on. Shuffles and matrix instructions order nothing in memory. Atomic accesses are
-// not looked at.
+// or turns that warps of a block pass on, or counters that blocks raise and others await. Shuffles and matrix
+// instructions order nothing in memory. Atomic accesses are not looked at.
 #include <stdio.h>
 
 #include <unordered_map>
@@ -33,7 +33,7 @@ bool ordered(const Access& before, const simt::Place& now) {
     if (!before.any) return true;
     const simt::Place& then = before.by;
     if (then.grid_epoch != now.grid_epoch) return true;
-    if (then.block != now.block) return false;
+    if (then.block != now.block) return simt::ordered_by_counts(then, now);
     if (then.thread == now.thread || then.block_epoch != now.block_epoch) return true;
     if (then.thread / 32 == now.thread / 32 && then.warp_epoch != now.warp_epoch) return true;
     return simt::ordered_by_turns(then, now);

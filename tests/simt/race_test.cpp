@@ -9,8 +9,8 @@ namespace {
 using namespace small_kernels;
 
 std::string run(simt::Kernel kernel, simt::Order order, bool cooperative = false, uint32_t n = 0) {
-    static uint32_t out[129];
-    out[128] = 0;  // a counter
+    static uint32_t out[130];
+    out[128] = out[129] = 0;  // counters
     const Args args = {out, out, n};
     simt::Options options;
     options.order = order;
@@ -30,6 +30,7 @@ TEST(RaceChecker, BarriersOrder) {
         EXPECT_EQ(run(takes_turns, order), "");
         EXPECT_EQ(run(exchanges_between_blocks, order, true), "");
         EXPECT_EQ(run(last_block_reads_all, order), "");
+        for (const bool together : {false, true}) EXPECT_EQ(run(adds_to_the_first_block, order, together), "");
     }
 }
 
@@ -41,6 +42,8 @@ TEST(RaceChecker, NamesWhatNothingOrders) {
         EXPECT_NE(run(takes_turns, order, false, 1).find("race: "), std::string::npos);
         EXPECT_NE(run(last_block_without_counting, order).find("global memory"), std::string::npos);
         EXPECT_NE(run(writes_turn, order).find("race: "), std::string::npos);
+        for (const uint32_t wrong : {1u, 2u})
+            EXPECT_NE(run(adds_to_the_first_block, order, false, wrong).find("global memory"), std::string::npos);
     }
 }
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <memory>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -61,7 +62,7 @@ constexpr uint64_t kStackSkew = 1088;  // between stacks: so that they do not sh
 constexpr uint8_t kGuard = 0xc5;
 constexpr const char* kEndedBefore = "a lane ended before its warp's collective call";
 
-enum class Wait : uint8_t { kNothing, kLaunch, kBlock, kGrid, kWarp, kEnd };
+enum class Wait : uint8_t { kNothing, kLaunch, kBlock, kGrid, kWarp, kCount, kEnd };
 enum class WarpCall : uint32_t { kBarrier, kShuffle, kBallot, kMma, kMmaUnsigned, kPassTurn, kAwaitTurn };
 
 constexpr uint32_t kTurns = 15;  // named barriers of a block, but for the one that block_barrier is
@@ -86,6 +87,8 @@ struct Lane {
     Place place;
     Wait wait;
     Site site;
+    const uint32_t* count;  // that it awaits
+    uint32_t all;
     uint32_t in[6], out[4];
     uint32_t group;
     std::vector<Copy> copies;
@@ -98,11 +101,18 @@ struct Turn {
     Lane* waiting;
     std::vector<uint32_t> clock;
 };
+// Of other blocks, by number: up to which block_epoch what they did is known to be done.
+using Known = std::map<uint32_t, uint32_t>;
+void learn(Known* known, const Known& from) {
+    for (const auto& [block, epoch] : from) (*known)[block] = std::max((*known)[block], epoch);
+}
 struct Block {
     Dim3 index;
     uint8_t* shared;
     uint32_t arrived;
-    bool last;  // of last_of_blocks
+    bool last;                 // of last_of_blocks
+    uint32_t ticket;           // of take_ticket
+    std::vector<Known> known;  // of each warp, by counters that it awaited
     Lane* lanes;
     Turn turn[kTurns];
     // [warps][warps]: how often, as far as a warp was told by turns, another one has passed on a turn.
@@ -119,8 +129,9 @@ struct Machine {
     std::string error;
     std::vector<Lane> lanes;
     std::vector<Warp> warps;
-    std::vector<Block> blocks;  // that are there
-    uint32_t arrived;           // at a grid barrier
+    std::vector<Block> blocks;                // that are there
+    uint32_t arrived;                         // at a grid barrier
+    std::map<const uint32_t*, Known> raised;  // what who awaits a counter learns
     void* scheduler_sp;
     const void* scheduler_bottom;
     size_t scheduler_size;
@@ -401,6 +412,7 @@ void run_together(const std::vector<uint64_t>& numbers) {
         block.arrived = 0;
         for (Turn& turn : block.turn) turn = {};
         block.clock.assign(m->threads / kWarp * (m->threads / kWarp), 0);
+        block.known.assign(m->threads / kWarp, {});
         block.lanes = &m->lanes[uint64_t{b} * m->threads];
         void* shared = nullptr;
         if (posix_memalign(&shared, 128, m->shared_bytes + guard + !(m->shared_bytes + guard))) abort();
@@ -423,6 +435,7 @@ void run_together(const std::vector<uint64_t>& numbers) {
             Lane& lane = m->lanes[i];
             if (lane.wait == Wait::kEnd) continue;
             alive = true;
+            if (lane.wait == Wait::kCount && *lane.count >= lane.all) lane.wait = Wait::kNothing;
             if (lane.wait == Wait::kNothing) {
                 moved = true;
                 resume(&lane);
@@ -505,6 +518,11 @@ bool checks_races() {
 const Place* running_place() {
     return running ? &running->place : nullptr;
 }
+bool ordered_by_counts(const Place& then, const Place& now) {
+    const Known& known = running->block->known[now.thread / kWarp];
+    const auto of_block = known.find(then.block);
+    return of_block != known.end() && of_block->second > then.block_epoch;
+}
 bool ordered_by_turns(const Place& then, const Place& now) {
     const uint32_t warps = machine->threads / kWarp;
     return running->block->clock[now.thread / kWarp * warps + then.thread / kWarp] > then.turns;
@@ -549,14 +567,23 @@ void wait_for_launch(Site site) {
     running->site = site;
     yield();
 }
-void block_barrier(Site site) {
-    if (mutated(site)) return;
+// All threads of the block meet; the last one to come does `act` for all, and gets true.
+template <class Act>
+static bool meet_in_block(Site site, const Act& act) {
     Block* block = running->block;
-    if (!meet(block->lanes, machine->threads, &block->arrived, Wait::kBlock, site)) return;
+    if (!meet(block->lanes, machine->threads, &block->arrived, Wait::kBlock, site)) return false;
     for (uint32_t i = 0; i < machine->threads; ++i) {
         ++block->lanes[i].place.block_epoch;
         ++block->lanes[i].place.warp_epoch;
     }
+    for (const Known& known : block->known)
+        if (!known.empty()) learn(&block->known[0], known);
+    for (Known& known : block->known) known = block->known[0];
+    act(block);
+    return true;
+}
+void block_barrier(Site site) {
+    if (!mutated(site)) meet_in_block(site, [](Block*) {});
 }
 void grid_barrier(Site site) {
     if (mutated(site)) return;
@@ -571,18 +598,46 @@ void grid_barrier(Site site) {
 }
 bool last_of_blocks(uint32_t* counter, uint32_t share, uint32_t all, Site site) {
     if (mutated(site)) return true;
-    Block* block = running->block;
-    if (!meet(block->lanes, machine->threads, &block->arrived, Wait::kBlock, site)) return block->last;
-    *counter += share;
-    block->last = *counter == all;
-    if (block->last) *counter = 0;
-    for (uint32_t i = 0; i < machine->threads; ++i) {
-        Place& place = block->lanes[i].place;
-        place.grid_epoch += block->last;
-        ++place.block_epoch;
-        ++place.warp_epoch;
+    meet_in_block(site, [&](Block* block) {
+        *counter += share;
+        block->last = *counter == all;
+        if (block->last) *counter = 0;
+        for (uint32_t i = 0; i < machine->threads; ++i) block->lanes[i].place.grid_epoch += block->last;
+    });
+    return running->block->last;
+}
+uint32_t take_ticket(uint32_t* counter, uint32_t blocks, uint32_t* told, Site site) {
+    if (mutated(site)) return running->place.block;
+    if (running->place.thread == 0) watch(told, sizeof *told, true);
+    meet_in_block(site, [&](Block* block) {
+        block->ticket = *counter;
+        *counter = *counter + 1 < blocks ? *counter + 1 : 0;
+        *told = block->ticket;
+    });
+    watch(told, sizeof *told, false);
+    return *told;
+}
+void raise_count(uint32_t* counter, Site site) {
+    if (mutated(site)) return;
+    meet_in_block(site, [&](Block* block) {
+        ++*counter;
+        Known& raised = machine->raised[counter];
+        learn(&raised, block->known[0]);
+        learn(&raised, {{running->place.block, running->place.block_epoch}});
+    });
+}
+void await_count(const uint32_t* counter, uint32_t all, Site site) {
+    if (mutated(site)) return;
+    if (*counter < all) {
+        running->wait = Wait::kCount;
+        running->site = site;
+        running->count = counter;
+        running->all = all;
+        yield();
     }
-    return block->last;
+    if (*counter > all) return fail("a counter is beyond all that is awaited", site);
+    learn(&running->block->known[running->place.thread / kWarp], machine->raised[counter]);
+    meet_in_warp(WarpCall::kBarrier, site);
 }
 void warp_barrier(Site site) {
     if (!mutated(site)) meet_in_warp(WarpCall::kBarrier, site);

@@ -26,7 +26,7 @@ enum class Order { kForward, kReverse, kRandom };
 struct Options {
     Order order = Order::kForward;
     uint64_t seed = 1;         // of kRandom
-    bool cooperative = false;  // all blocks are there at once, so that they may meet in a grid barrier
+    bool cooperative = false;  // all blocks are there at once, so that they may meet in a grid barrier, or wait
     // Only blocks [first_block, first_block + blocks), x running fastest: a launch in pieces. Not with cooperative.
     uint64_t first_block = 0, blocks = UINT64_MAX;
     // The launch before, which ends while this one runs: it is called when all threads of the first block wait for it.
@@ -71,6 +71,12 @@ void grid_barrier(Site site);
 // Whether this is the last of `blocks` blocks to come here; what they wrote before is ordered before what it does then.
 bool last_of_blocks(uint32_t* counter, uint32_t share, uint32_t all, Site site);
 void warp_barrier(Site site);
+// The number of the block in the order in which they begin; left out, that in the grid.
+uint32_t take_ticket(uint32_t* counter, uint32_t blocks, uint32_t* told, Site site);
+// What blocks did before they raised the counter is ordered before what a warp does that found all of them, and those
+// do that meet it behind. More than all is an error: the counter was not 0 at first.
+void raise_count(uint32_t* counter, Site site);
+void await_count(const uint32_t* counter, uint32_t all, Site site);
 // The value of lane `from` (its lowest five bits).
 uint32_t shuffle(uint32_t value, uint32_t from, Site site);
 // Bit l: what lane l says.
@@ -101,6 +107,8 @@ struct Watcher {
 void set_watcher(const Watcher* watcher);
 // Of the running thread; null outside of kernels.
 const Place* running_place();
+// Of places of two blocks: whether counters that were raised since `then` led to `now`, where a thread runs.
+bool ordered_by_counts(const Place& then, const Place& now);
 // Of two places of one block: whether turns that were passed on since `then` led to `now`, where a thread runs.
 bool ordered_by_turns(const Place& then, const Place& now);
 // Whether the byte lies on the running thread's stack.

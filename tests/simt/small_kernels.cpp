@@ -149,6 +149,18 @@ void last_block_without_counting(const void* args) {
     sync_block();
     out[place()] = out[(place() + block_threads()) % threads];
 }
+void adds_to_the_first_block(const void* args) {
+    uint32_t *out = of(args).out, *counts = out + block_threads() * grid_x();
+    const uint32_t ticket = take_ticket(counts, grid_x(), words()), wrong = of(args).n;
+    uint32_t sum = 1;
+    if (ticket) {
+        if (thread_x() < 32 && wrong != 1) await_count(counts + 1, 1);
+        if (wrong != 2) sync_block();
+        sum += out[opposite()];
+    }
+    out[ticket * block_threads() + thread_x()] = sum;
+    for (uint32_t i = 0; ticket == 0 && wrong != 3 && i <= wrong / 4; ++i) raise_count(counts + 1);
+}
 void votes(const void* args) {
     of(args).out[place()] = ballot(thread_x() % 2 == 0);
 }

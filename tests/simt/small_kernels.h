@@ -5,7 +5,7 @@
 namespace small_kernels {
 
 struct Args {
-    uint32_t* out;         // one word a thread of the grid
+    uint32_t* out;         // one word a thread of the grid, and two counters
     const uint32_t* from;  // 16-byte aligned
     uint32_t n;
 };
@@ -35,7 +35,11 @@ void takes_turns(const void* args);
 // The last block to come writes for each of its threads what the thread before it in the grid had.
 void last_block_reads_all(const void* args);
 void last_block_without_counting(const void* args);  // every block thinks it is the last
-void votes(const void* args);                        // out = ballot of even threads
+// The first block to begin writes 1, the others add one to what it wrote. n: what goes wrong. 0: nothing. 1: no block
+// waits. 2: one warp does, and the other does not meet it. 3: the first one does not say that it is done. 4: it says so
+// twice.
+void adds_to_the_first_block(const void* args);
+void votes(const void* args);  // out = ballot of even threads
 // out: what a word was before the thread waited for the launch before, what a copy begun then brings, what it is after.
 void reads_around_the_wait(const void* args);
 void needs_much_stack(const void* args);

@@ -97,20 +97,25 @@ cuda::KvStepArgs kv_step_of(const CudaDevice& d, const Op& op) {
             step_of(d),          0};
 }
 
+// Of ops the last of which appends, or is attention.
+cuda::KvAppendArgs append_args_of(const CudaDevice& d, const Op* ops, uint32_t count) {
+    cuda::KvAppendArgs a = {};
+    static_cast<cuda::KvStepArgs&>(a) = kv_step_of(d, ops[count - 1]);
+    a.eps = d.program->spec.norm_eps;
+    a.attention_factor = d.program->spec.rope_attention_factor;
+    for (const Op* op = ops; op < ops + count; ++op) {
+        if (op->kind == OpKind::kQkNorm) a.q_norm = op->norm, a.k_norm = op->norm2;
+        if (op->kind == OpKind::kRope)
+            a.cos_sin = rows_at(rows_of(d, op->rope), uint64_t{op->rope_set} * d.program->spec.rope_dims);
+    }
+    return a;
+}
+
 // The splits that attention goes through apart from each other in the step under way; 0: a block all of its own. A few
 // tokens leave most of a GPU idle otherwise; many do not, and their partials would take much memory.
 uint32_t splits_apart(const CudaDevice& d) {
     const uint32_t splits = cuda::divide_up(d.step->longest, cuda::kSplitPositions);
     return splits > 1 && d.step->tokens <= most_partial_tokens(d.program->config) ? splits : 0;
-}
-// Whether attention of the step under way goes by tokens, where the formats allow it: few tokens each have blocks of
-// their own, whose splits are always apart.
-constexpr uint32_t kMostTokensApart = 16;  // more share rows
-bool by_tokens(const CudaDevice& d) {
-    return d.step->tokens <= kMostTokensApart;
-}
-bool attends_tokens(const cuda::AttentionArgs& a) {
-    return cuda::attends_tokens(a.places.k.format, a.places.v.format, a.shape.head_dim);
 }
 uint32_t slots_of(const Program& p) {
     return cuda::partial_slots(p.config.context_tokens, p.f16_window.sink_tokens, p.f16_window.recent_tokens);
@@ -165,29 +170,23 @@ uint64_t partial_bytes(const Program& p) {
 }
 
 void add_append(CudaTable* table, const Op* ops, uint32_t count) {
-    const CudaDevice& d = table->d;
-    cuda::KvAppendArgs a = {};
-    static_cast<cuda::KvStepArgs&>(a) = kv_step_of(d, ops[count - 1]);
-    a.eps = d.program->spec.norm_eps;
-    a.attention_factor = d.program->spec.rope_attention_factor;
-    for (const Op* op = ops; op < ops + count; ++op) {
-        if (op->kind == OpKind::kQkNorm) a.q_norm = op->norm, a.k_norm = op->norm2;
-        if (op->kind == OpKind::kRope)
-            a.cos_sin = rows_at(rows_of(d, op->rope), uint64_t{op->rope_set} * d.program->spec.rope_dims);
-    }
-    table->add(cuda::kernel_kv_append, a);
+    table->add(cuda::kernel_kv_append, append_args_of(table->d, ops, count));
 }
 
-void add_attention(CudaTable* table, const Op& op) {
+void add_attention(CudaTable* table, const Op* ops, uint32_t count) {
     const CudaDevice& d = table->d;
     const ModelSpec& s = d.program->spec;
+    const Op& op = ops[count - 1];
     cuda::AttentionArgs a = {};
-    static_cast<cuda::KvStepArgs&>(a) = kv_step_of(d, op);
+    static_cast<cuda::KvAppendArgs&>(a) = append_args_of(d, ops, count);
     a.out = rows_of(d, op.out);
     a.scale = s.attention_scale;
     a.softcap = s.attention_softcap;
     a.window = op.window;
     a.partial_slots = slots_of(*d.program);
+    if (count > 1)
+        a.counts = reinterpret_cast<uint32_t*>(d.scratch(d.at.step + d.block.attention_counts)) +
+                   static_cast<uint32_t>(op.layer) * cuda::attention_counts(s.kv_heads);
     table->add(cuda::kKernelCount, a);
 }
 
@@ -213,13 +212,13 @@ void add_attention_finish(CudaTable* table, const Op& op) {
 // ---- what depends on the step ----
 void fit_step(const CudaDevice& d, cuda::AttentionArgs* a, uint32_t rows) {
     const Step& step = *d.step;
-    bool trees = step.decode;  // whether there are some then is not looked at: graphs are captured for any step
-    for (uint32_t i = 0; !trees && i < step.sessions; ++i) trees = step.tail_first[i] != kNoNode;
-    a->tokens = rows;
-    if (attends_tokens(*a) && by_tokens(d)) {
+    if (a->counts) {
         a->partial = reinterpret_cast<float*>(d.scratch(d.at.partial));
         return fit_tokens(a, rows, step.longest);
     }
+    bool trees = step.decode;  // whether there are some then is not looked at: graphs are captured for any step
+    for (uint32_t i = 0; !trees && i < step.sessions; ++i) trees = step.tail_first[i] != kNoNode;
+    a->tokens = rows;
     a->query_blocks = step.query_blocks;
     a->splits = splits_apart(d);
     if (a->splits) a->partial = reinterpret_cast<float*>(d.scratch(d.at.partial));
@@ -228,10 +227,12 @@ void fit_step(const CudaDevice& d, cuda::AttentionArgs* a, uint32_t rows) {
 }
 void fit_step(const CudaDevice& d, cuda::AttentionFinishArgs* a, uint32_t rows) {
     a->tokens = rows;
-    if (splits_apart(d) || (a->behind_tokens && by_tokens(d)))
+    if (splits_apart(d) || (a->behind_tokens && rows <= kMostTokensApart))
         a->partial = reinterpret_cast<const float*>(d.scratch(d.at.partial));
 }
 Result launch_rest(const CudaDevice& d, const CudaLaunch&, const cuda::AttentionArgs& a) {
+    // Its blocks are counted, which those of another launch of the same layer may not be meanwhile.
+    if (a.counts && a.block_begin) d.behind_launch = false;
     return launch(d, attention_kernel(a), a,
                   a.kind == cuda::AttentionKind::kToken ? token_shape(a) : attention_shape(a));
 }

@@ -81,7 +81,7 @@ uint64_t frequency_bytes(const Program& p) {
 void cuda_place_copies(Device* device, const Program& p, Arena* arenas) {
     CudaCopies counted;
     CudaCopies& at = device ? cuda_device(device)->at : counted;
-    const uint64_t step_bytes = step_block(p.config).bytes;
+    const uint64_t step_bytes = step_block(p.config, p.spec).bytes;
     at.step = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset("step", step_bytes);
     const uint32_t logits_rows = partly_offloaded(p.config) ? 0 : most_logits_rows(p.config);
     at.logits = arenas[KEEL_REGION_DEVICE_SCRATCH].place_offset(
@@ -96,7 +96,7 @@ void cuda_place_copies(Device* device, const Program& p, Arena* arenas) {
     at.marks = arenas[KEEL_REGION_PINNED].place_offset("launch_times", marks * sizeof(uint64_t));
     CudaMark* marked = arenas[KEEL_REGION_PERSISTENT].place<CudaMark>("launch_marks", marks);
     OpTime* times = arenas[KEEL_REGION_PERSISTENT].place<OpTime>("op_times", ops);
-    float* pace = arenas[KEEL_REGION_PERSISTENT].place<float>("op_paces", 4 * ops);
+    float* pace = arenas[KEEL_REGION_PERSISTENT].place<float>("op_paces", 2 * kStepKinds * ops);
     CudaDevice* d = device ? cuda_device(device) : nullptr;
     if (d) d->marked = marked, d->times = times, d->pace = pace;
     place_table(d, p, arenas);
@@ -144,10 +144,10 @@ keel_status open_marks(CudaDevice* d, keel_error* error) {
 keel_status cuda_open(Device* device, const Program* program, keel_error* error) {
     CudaDevice& d = *cuda_device(device);
     d.program = program;
-    d.block = step_block(program->config);
+    d.block = step_block(program->config, program->spec);
     d.draw_block = draw_block(*program);
     d.ranges.open(*program);
-    for (uint32_t i = 0; i < 4 * most_ops(*program); ++i) d.pace[i] = 1;
+    for (uint32_t i = 0; i < 2 * kStepKinds * most_ops(*program); ++i) d.pace[i] = 1;
     const OpList& list = program->plan.variant[KEEL_VARIANT_DENSE];
     for (uint32_t i = 0; i < list.count; ++i)
         if (list.ops[i].kind == OpKind::kOutputNorm) d.hidden = list.ops[i].out;

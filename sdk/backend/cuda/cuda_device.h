@@ -23,12 +23,14 @@ inline uint64_t place_in_block(uint64_t* block_bytes, uint64_t bytes) {
 // Where the arrays of a step lie in their block: the same offsets in pinned memory, where the host writes them, and on
 // the device. Those that trees need stand last, and are sent only with one.
 struct StepBlock {
-    uint64_t counter;  // of blocks of a launch (ProductNorm); 0 at the start of every step, even behind one given up
+    // 0 at the start of every step, even behind one given up: a counter of blocks of a launch (ProductNorm), and those
+    // of every layer's attention (AttentionArgs).
+    uint64_t counter, attention_counts;
     uint64_t token, position, slot, session, query_block, logits_token, logits_row, session_index, page_first, recent,
         tail_first, page_id, tail_parent;
     uint64_t bytes;
 };
-StepBlock step_block(const PlanConfig& config);
+StepBlock step_block(const PlanConfig& config, const ModelSpec& spec);
 
 // The same for a draw: what goes up, then what comes back, then work memory on the device.
 struct DrawBlock {
@@ -94,8 +96,15 @@ struct CudaMark {
     double us;         // predicted
 };
 
-// Ops fuse in another way where there is one token.
-constexpr uint32_t kStepKinds = 2;
+// Ops fuse in another way where there is one token, and where there are few, whose attention is that of tokens
+// (attend_token).
+constexpr uint32_t kMostTokensApart = 16;                                                         // more share rows
+constexpr uint32_t kStepKinds = 3, kTokensOfKind[kStepKinds] = {1, kMostTokensApart, kMaxChunk};  // at most
+constexpr uint32_t step_kind(uint32_t tokens) {
+    uint32_t kind = 0;
+    while (tokens > kTokensOfKind[kind]) ++kind;
+    return kind;
+}
 
 // Tokens of the decode steps that there are graphs of.
 constexpr uint32_t kGraphTokens[] = {1, 2, 4, 8}, kGraphs = 4;
@@ -138,7 +147,7 @@ struct CudaDevice : Device {
     OpTime* times;               // [most_ops] of dispatches of this step that are done
     uint32_t timed;              // of these
     bool enqueued, learned;      // the step is enqueued whole; its times are in `pace`
-    // Measured over predicted, of the dispatch that begins with an op: [variants][up to 8 tokens, more][most_ops].
+    // Measured over predicted, of the dispatch that begins with an op: [variants][kStepKinds][most_ops].
     float* pace;
     mutable uint64_t* mark;      // where the next launch writes when it began, on the device; null: nowhere
     mutable bool behind_launch;  // what was last put into the stream of steps is a launch
@@ -187,14 +196,15 @@ inline uint32_t most_partial_tokens(const PlanConfig& c) {
 }
 
 // Ops that run as one dispatch: what makes an input in 8 bits, products that read it, a gate, or the norm of what one
-// completes; each may be missing. Or head norms, if there are any, rotation and append.
+// completes; each may be missing. Or head norms, if there are any, rotation, append, and attention of few tokens.
 struct CudaDispatch {
     uint32_t ops;
     uint32_t products;  // behind the maker of their input, if that is joined; 0: one op of another kind
     bool input_joined;  // the first op makes the input, which the products do for themselves
     bool gated;         // the last op is the gate of what the products compute
     bool normed;        // the last op is the norm of the row that the product completes
-    bool appends;       // the last op appends
+    bool appends;       // the last op appends, or
+    bool attends;       // is attention, which appends
 };
 
 // ---- cuda_planning.cpp ----

@@ -169,9 +169,10 @@ inline bool by_cublas(const ProductLaunch& a) {
 platform::cuda::Result multiply_by_cublas(const CudaDevice& d, const CudaLaunch& l, const ProductLaunch& a);
 
 // ---- cuda_attention.cpp ----
-// Of a dispatch whose last op appends, with head norms and rotation before it.
+// Of a dispatch whose last op appends, with head norms and rotation before it; or is attention, with the append before
+// it or alone.
 void add_append(CudaTable* table, const Op* ops, uint32_t count);
-void add_attention(CudaTable* table, const Op& op);
+void add_attention(CudaTable* table, const Op* ops, uint32_t count);
 void add_attention_finish(CudaTable* table, const Op& op);
 
 }  // namespace keel

@@ -1,5 +1,5 @@
-// The table of launches: for every variant, and for steps of one token and of more, the dispatches of its ops, with
-// their buffers, weights and shapes as the arguments of kernels. A step only walks it.
+// The table of launches: for every variant, and for steps of one token, of few and of more, the dispatches of its ops,
+// with their buffers, weights and shapes as the arguments of kernels. A step only walks it.
 #include "sdk/backend/cuda/cuda_launch.h"
 
 namespace keel {
@@ -65,7 +65,7 @@ constexpr OpLaunches kOpLaunches[] = {
     {OpKind::kNorm, add_norm},
     {OpKind::kOutputNorm, add_norm},
     {OpKind::kPostNorm, add_norm},
-    {OpKind::kAttention, add_attention},
+    {OpKind::kAttention, [](CudaTable* table, const Op& op) { add_attention(table, &op, 1); }},
     {OpKind::kAttentionFinish, add_finish},
     {OpKind::kGlu, add_glu},
     {OpKind::kQuantize, [](CudaTable* table, const Op& op) { add_quantize(table, op, op.in); }},
@@ -78,6 +78,7 @@ void add_dispatch(CudaTable* table, const Op* ops, const CudaDispatch& dispatch)
         if (dispatch.input_joined && ops->kind == OpKind::kAttentionFinish) add_attention_finish(table, *ops);
         return add_products(table, ops, dispatch);
     }
+    if (dispatch.attends) return add_attention(table, ops, dispatch.ops);
     if (dispatch.appends) return add_append(table, ops, dispatch.ops);
     for (const OpLaunches& launches : kOpLaunches)
         if (launches.kind == ops->kind) launches.add(table, *ops);
@@ -136,10 +137,9 @@ uint32_t open_table(CudaDevice* d) {
     for (uint32_t variant = 0; variant < 2; ++variant) {
         const OpList& list = d->program->plan.variant[variant];
         for (uint32_t kind = 0; kind < kStepKinds; ++kind) {
-            const uint32_t tokens = kind == 0 ? 1 : d->program->config.chunk_tokens;
             CudaWork* work = d->work_of(variant, kind);
             for (uint32_t i = 0; i < list.own_count; i += work[i].ops) {
-                const CudaDispatch dispatch = cuda_dispatch(list.ops + i, list.own_count - i, tokens);
+                const CudaDispatch dispatch = cuda_dispatch(list.ops + i, list.own_count - i, kTokensOfKind[kind]);
                 const uint32_t first = table.launches;
                 table.of_logits = list.ops[i].to_logits || list.ops[i].kind == OpKind::kOutputNorm;
                 add_dispatch(&table, list.ops + i, dispatch);

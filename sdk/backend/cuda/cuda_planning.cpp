@@ -68,14 +68,21 @@ bool gates(const Op* first, uint32_t products, const Op& next) {
                           : products == 1 && next.rows % cuda::kGroupRows == 0 && first->rows == 2 * next.rows);
 }
 
+// Whether `next` is the attention over the rows that `append` codes, and a kernel for few tokens does both.
+bool attends(const Op& append, const Op& next) {
+    return next.kind == OpKind::kAttention && next.layer == append.layer && next.in == append.in &&
+           cuda::attends_tokens(next.k_format, next.v_format, next.k);
+}
+
 }  // namespace
 
 CudaDispatch cuda_dispatch(const Op* ops, uint32_t left, uint32_t tokens) {
-    CudaDispatch d = {1, 0, false, false, false, false};
+    CudaDispatch d = {1, 0, false, false, false, false, false};
     const uint32_t before = ops[0].kind == OpKind::kQkNorm ? 2 : ops[0].kind == OpKind::kRope ? 1 : 0;
     d.appends = before < left && ops[before].kind == OpKind::kKvAppend;
     if (d.appends) {
-        d.ops = before + 1;
+        d.attends = before + 1 < left && tokens <= kMostTokensApart && attends(ops[before], ops[before + 1]);
+        d.ops = before + (d.attends ? 2 : 1);
         return d;
     }
     const BufferId layout = tokens == 1 ? joined_layout(ops[0]) : kNoBuffer;
@@ -198,10 +205,9 @@ CudaWork predicted_work(const CudaDevice& d, const Op* ops, uint32_t count, uint
         work.fixed_us += static_cast<double>(ops[i].fixed_bytes) / kBytesPerUs;
         work.row_us += ops[i].token_us;
         work.compute_us += ops[i].compute_us;
-    }
-    if (ops->kind == OpKind::kAttention) {
+        if (ops[i].kind != OpKind::kAttention) continue;
         work.position_us = static_cast<double>(p.geometry.row_bytes / p.spec.layers) / kBytesPerUs;
-        work.window = ops->window;
+        work.window = ops[i].window;
     }
     return work;
 }

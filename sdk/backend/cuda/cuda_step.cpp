@@ -19,7 +19,7 @@ uint64_t pack_step(const CudaDevice& d, const Step& step, uint8_t* to) {
         memcpy(to + offset, from, count * sizeof *from);
         return offset + count * sizeof *from;
     };
-    memset(to + b.counter, 0, sizeof(uint32_t));
+    memset(to + b.counter, 0, static_cast<size_t>(b.token - b.counter));  // all counts
     put(b.token, step.token, step.tokens);
     put(b.position, step.position, step.tokens);
     put(b.slot, step.slot, step.tokens);
@@ -40,8 +40,7 @@ uint64_t pack_step(const CudaDevice& d, const Step& step, uint8_t* to) {
 
 // How far the device is off its prediction for the dispatch that begins with op `op` of the step's variant.
 float* pace_of(const CudaDevice& d, uint32_t op) {
-    const uint32_t kind = d.step->variant * 2 + (d.step->tokens > kQueryBlockTokens);
-    return d.pace + kind * most_ops(*d.program) + op;
+    return d.pace + (d.step->variant * kStepKinds + step_kind(d.step->tokens)) * most_ops(*d.program) + op;
 }
 // The next launch says when it began: it is of this dispatch, or only ends what was launched before (ops: 0).
 void mark_next(CudaDevice* d, uint32_t op, uint32_t ops, double us) {
@@ -170,7 +169,7 @@ keel_status launch_step(CudaDevice* device, Cursor* cursor, StepLimits* limits) 
 }  // namespace
 
 const CudaWork* work_of_step(const CudaDevice& d) {
-    return d.work_of(d.step->variant, d.step->tokens == 1 ? 0 : 1);
+    return d.work_of(d.step->variant, step_kind(d.step->tokens));
 }
 
 Result mark_end(CudaDevice* d) {
@@ -202,10 +201,11 @@ Result launch_marked(CudaDevice* d, const CudaWork& work, uint32_t op, uint32_t 
     return result;
 }
 
-StepBlock step_block(const PlanConfig& c) {
+StepBlock step_block(const PlanConfig& c, const ModelSpec& s) {
     StepBlock b = {};
     const auto place = [&](uint64_t count, uint64_t bytes) { return place_in_block(&b.bytes, count * bytes); };
     b.counter = place(1, sizeof(uint32_t));
+    b.attention_counts = place(uint64_t{s.layers} * cuda::attention_counts(s.kv_heads), sizeof(uint32_t));
     b.token = place(c.chunk_tokens, sizeof(int32_t));
     b.position = place(c.chunk_tokens, sizeof(uint32_t));
     b.slot = place(c.chunk_tokens, sizeof(uint32_t));
