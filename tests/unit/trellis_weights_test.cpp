@@ -101,10 +101,12 @@ TEST_F(TrellisWeights, PlacementsAndStepsAgreeBitForBit) {
         }
 }
 
-// Text drawn with drafts is that of plain decoding, with right ones and with some that end in a wrong one.
+// Text drawn with drafts, right ones and some that end in a wrong one, is that of plain decoding, and so are the logits
+// behind it.
 TEST_F(TrellisWeights, DraftsChangeNoText) {
     synthesize("WT3", {{"ffn_up", "WT2"}});
     constexpr size_t kDrawn = 24;
+    std::vector<std::vector<float>> plain_rows(kDrawn + 1);  // behind so much text
     const auto draw = [&](const std::vector<int32_t>& known, keel_session_info* info) {
         keel_config c = config(KEEL_ACTIVATION_Q8);
         c.draft_tokens = known.empty() ? 0 : 5;
@@ -129,6 +131,12 @@ TEST_F(TrellisWeights, DraftsChangeNoText) {
             check(keel_session_get(s, info), "session_get");
             const int32_t* const end = info->tokens + info->token_count;
             text.insert(text.end(), end - result.accepted_tokens, end);
+            const float* row;
+            uint32_t vocabulary;
+            check(keel_session_logits(s, 0, &row, &vocabulary), "logits");
+            std::vector<float>& plain_row = plain_rows.at(text.size());
+            if (known.empty()) plain_row.assign(row, row + vocabulary);
+            EXPECT_EQ(0, memcmp(plain_row.data(), row, vocabulary * sizeof(float))) << text.size();
             pending.assign(1, 0);
             check(keel_session_sample(s, pending.data()), "sample");
             text.push_back(pending[0]);

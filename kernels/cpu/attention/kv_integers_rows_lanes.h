@@ -91,7 +91,6 @@ struct KvIntegersRows {
         for_integer_format(format, [&]<KvFormat F>() { offset = P::template kKeyOffset<F>; });
         return offset;
     }
-    static constexpr bool kSomeUnsigned = P::template kKeyOffset<kKvE8_4> != 0;
     KEEL_INLINE uint32_t row_stride(uint32_t n) { return (n + 31) & ~31u; }
     KEEL_INLINE uint32_t value_elements(uint32_t n) { return (n + 15) & ~15u; }
 
@@ -158,9 +157,10 @@ struct KvIntegersRows {
         } else {
             const uint32_t bytes = n * kBits / 8;
             if constexpr (kFamily == KvFamily::kLattice && P::template kReads<F> <= 4 * kBits) {
-                if (n % 32 == 0) {                                             // nothing is read behind a row
-                    const bool one = rows.code_bytes == bytes && stride == n;  // row: all eight follow one another
-                    const uint32_t row_count = one ? 1 : 8, elements = one ? 8 * n : n;
+                // Nothing is read behind a row, and eight that follow one another are read as one.
+                if (n % 32 == 0) {
+                    const bool one_row = rows.code_bytes == bytes && stride == n;
+                    const uint32_t row_count = one_row ? 1 : 8, elements = one_row ? 8 * n : n;
                     for (uint32_t r = 0; r < row_count; ++r) {
                         const uint8_t* p = rows.codes + r * rows.code_bytes;
                         int8_t* q = to + r * stride;
@@ -281,8 +281,8 @@ struct KvIntegersRows {
         for (int c = 0; c < C; ++c) V::store(s[c], dot[c]);
     }
     template <bool kUnsigned>
-    KEEL_INLINE void score_tile(const uint8_t* tile, const float* scales, uint32_t n, uint32_t scale_count,
-                                const IntQuery* queries, uint32_t count, VisibleRange visible, float* const* s) {
+    KEEL_NOINLINE void score_tile(const uint8_t* tile, const float* scales, uint32_t n, uint32_t scale_count,
+                                  const IntQuery* queries, uint32_t count, VisibleRange visible, float* const* s) {
         const uint32_t stride = row_stride(n);
         for (uint32_t j = visible.lo & ~7u; j < visible.hi; j += V::kLanes) {
             const int8_t* keys = reinterpret_cast<const int8_t*>(tile) + uint64_t{j} * stride;
@@ -304,9 +304,9 @@ struct KvIntegersRows {
     }
     KEEL_INLINE void scores(KvFormat format, const uint8_t* tile, const float* scales, uint32_t n, uint32_t scale_count,
                             const IntQuery* queries, uint32_t count, VisibleRange visible, float* const* s) {
-        if constexpr (kSomeUnsigned)
-            if (key_offset(format)) return score_tile<true>(tile, scales, n, scale_count, queries, count, visible, s);
-        score_tile<false>(tile, scales, n, scale_count, queries, count, visible, s);
+        for_integer_format(format, [&]<KvFormat F>() {
+            score_tile<(P::template kKeyOffset<F> != 0)>(tile, scales, n, scale_count, queries, count, visible, s);
+        });
     }
 
     KEEL_INLINE void store_weights(const typename V::F* v, Weights& w, uint32_t scale) {

@@ -31,8 +31,6 @@ namespace {
 constexpr uint32_t kBlockTokens = 64;  // unit of intervals when there is one source only
 constexpr uint32_t kChunk = 128;
 
-using Options = PplOptions;
-
 // Sums over some scored tokens. Of the reference: zeros without one. Nats.
 struct Sums {
     double nll = 0, reference_nll = 0, kl = 0;
@@ -58,10 +56,10 @@ struct DocumentScore {
     }
 };
 
-std::vector<int32_t> ids_of(const Engine& engine, const std::string& text, const Options& o) {
+std::vector<int32_t> ids_of(const Engine& engine, const std::string& text, const PplOptions& o) {
     return tokenize(engine, o.case_operators ? encode_case(text) : text, o.no_bos ? 0 : KEEL_TOKENIZE_BOS);
 }
-std::string text_of(const Engine& engine, std::span<const int32_t> ids, const Options& o) {
+std::string text_of(const Engine& engine, std::span<const int32_t> ids, const PplOptions& o) {
     const std::string text = detokenize(engine, ids);
     return o.case_operators ? decode_case(text).text : text;
 }
@@ -84,7 +82,7 @@ class Windows {
 class Scorer {
   public:
     // reference: computes the same tokens; or null.
-    Scorer(LoadedModel& model, LoadedModel* reference, const Options& options)
+    Scorer(LoadedModel& model, LoadedModel* reference, const PplOptions& options)
         : model_(model),
           windows_(model),
           window_(options.window ? options.window : model.plan.context_tokens),
@@ -151,7 +149,7 @@ class Scorer {
     std::unique_ptr<Windows> reference_;
     std::vector<float> probabilities_;
     uint32_t window_;
-    const Options& options_;
+    const PplOptions& options_;
 };
 
 struct Evaluation {
@@ -199,7 +197,7 @@ struct Evaluation {
 };
 
 // `most` tokens at most in all. The evaluation holds whole documents where Ctrl-C ended it early.
-Evaluation evaluate(Scorer& scorer, const std::vector<TextDocument>& documents, const Options& o,
+Evaluation evaluate(Scorer& scorer, const std::vector<TextDocument>& documents, const PplOptions& o,
                     const Console& console) {
     Evaluation e;
     const std::vector<uint32_t> sources = source_numbers(documents);
@@ -265,7 +263,7 @@ bool is_report(const std::string& path) {
     return first == '{';
 }
 
-bool same_tokens(const Engine& a, const Engine& b, const std::vector<TextDocument>& documents, const Options& o) {
+bool same_tokens(const Engine& a, const Engine& b, const std::vector<TextDocument>& documents, const PplOptions& o) {
     for (const TextDocument& document : documents)
         if (ids_of(a, document.text, o) != ids_of(b, document.text, o)) return false;
     return true;
@@ -409,7 +407,7 @@ Json eval_ppl(const PplOptions& o, const Console& console) {
 
     const Evaluation e = evaluate(scorer, documents, o, console);
     if (!o.against.empty() && !by_token && !report && !interrupted()) {
-        Options plain = o;
+        PplOptions plain = o;
         plain.case_operators = false;
         Scorer other_scorer(reference, nullptr, plain);
         try {
@@ -509,7 +507,7 @@ Json eval_ppl(const PplOptions& o, const Console& console) {
 
 void add_eval_verb(Verb app, Console& console) {
     Verb eval = add_group(app, "eval", "quality of a model on a text");
-    auto o = std::make_shared<Options>();
+    auto o = std::make_shared<PplOptions>();
     Verb verb = add_verb(eval, console, "ppl", "perplexity and bits per byte",
                          "  keel eval ppl model.gguf validation.jsonl\n"
                          "  keel eval ppl model.gguf book.txt --window 2048 --stride 1024\n"

@@ -351,7 +351,7 @@ int quantize(const Options& o, const Console& console) try {
     if (o.corrects() && !changes_layers(request))
         throw ToolError(kExitUsage, "no matrix of a layer changes its type, which --correction is for");
     std::optional<Calibration> calibration;
-    if (!o.test.empty()) {
+    if (!o.test.empty()) {  // its bytes: no engine has read it yet
         uint64_t hash = kHashSeed;
         for (const TextDocument& d : read_documents(o.test, o.test_documents))
             hash = hash_update(hash, d.text.data(), d.text.size());
@@ -556,8 +556,7 @@ void add_quantize_verb(Verb app, Console& console) {
                 "--budget", o->budget,
                 "bytes of the pack that keel pack --codec auto (rans in a build without zstd) makes of OUT, and of "
                 "--code, together, the tokenizer included. With --tune types are solved for it, else the scales of "
-                "matrices "
-                "that become Q8_0")
+                "matrices that become Q8_0")
             .positive()
             .excludes(bits)
             .excludes(bytes)
